@@ -1,0 +1,25 @@
+/**
+ * The chunks on one machine. One class (`disk-chunk-store.ts`) serves storage peers (durable) and compute caches (not):
+ * a file per chunk in sharded folders, written aside and renamed, so that the mirror opens cached chunks by path, `unlink`
+ * is eviction, and the kernel keeps a file alive for whoever has it open.
+ */
+import type { ChunkId } from '../protocols/cid.ts'
+
+export interface ChunkStore {
+  /**
+   * Stores verified bytes; true when they were not there before. Durable stores return after fdatasync and the
+   * directory's fsync, with the lease renewed (the file's mtime). ERR_CORRUPT when the bytes do not match, ERR_DISK_FULL.
+   */
+  put (id: ChunkId, bytes: Uint8Array): Promise<boolean>
+  /** The bytes, hash checked; undefined when not here. A file that does not match is quarantined, counted, ERR_CORRUPT. */
+  get (id: ChunkId): Promise<Uint8Array | undefined>
+  /** Which of these are here; renews the lease of those, durably, before it answers. */
+  have (ids: readonly ChunkId[]): Promise<boolean[]>
+  delete (id: ChunkId): Promise<void>
+  /** Where the chunk's file is, whether it exists or not. A pure function of the id. */
+  pathOf (id: ChunkId): string
+  usage (): { chunks: number, bytes: number }
+}
+
+/** have and put renew a lease of this length: collection can never take what a writer counts on. */
+export const LEASE_MS = 24 * 60 * 60 * 1000

@@ -1,0 +1,49 @@
+/**
+ * The serving side of record/1: a storage peer answers from its record store, any other peer that it is none. No state.
+ */
+import { P2pvmError } from '../protocols/errors.ts'
+import { RECORD_BATCH_BYTES, serveRecords } from '../protocols/record-protocol.ts'
+import type { Counters } from '../protocols/seams.ts'
+import type { Transport } from '../protocols/transport.ts'
+import { checkRecordName, type RecordStore } from './record-store.ts'
+import { Semaphore } from './semaphore.ts'
+
+export interface RecordServiceComponents {
+  readonly transport: Transport
+  readonly counters: Counters
+  /** Of a storage peer. */
+  readonly store?: RecordStore | undefined
+}
+
+/** The store joins what comes together into one transaction; these are what waits for the disk, not what works on it. */
+const PUTS_AT_ONCE = 64
+/** Times a batch of 1 MiB: 256 MiB at the worst, from peers that all send their largest. */
+const PUT_QUEUE_MAX = 192
+
+export function serveRecordStore ({ transport, counters, store }: RecordServiceComponents): void {
+  const writes = new Semaphore({ permits: PUTS_AT_ONCE, queueMax: PUT_QUEUE_MAX })
+  const own = (): RecordStore => {
+    if (store === undefined) throw new P2pvmError('ERR_NOT_ALLOWED', `${transport.self} is not a storage peer`, { peer: transport.self })
+    return store
+  }
+
+  serveRecords(transport, {
+    async put (records, { signal }) {
+      const outcomes = await writes.run(async () => await own().put(records), signal)
+      counters.add('record_puts_total', records.length)
+      return outcomes
+    },
+
+    async get (names) {
+      names.forEach(checkRecordName)
+      const values: Array<Uint8Array | undefined> = []
+      // What does not fit one answer is asked for again: not read now.
+      for (let bytes = 0; values.length < names.length && bytes < RECORD_BATCH_BYTES;) {
+        const value = own().get(names[values.length] ?? '')
+        values.push(value)
+        bytes += value?.length ?? 0
+      }
+      return values
+    }
+  })
+}
