@@ -1,0 +1,306 @@
+/**
+ * Blobs over chunks, records and the version manager: BlobSeer's operations (the talk, "What is BlobSeer?").
+ *
+ * A WRITE goes in the talk's order: whole chunks first, all in parallel, asking nobody; then a version number; then the chunks that are
+ * written in part, over what the version before has there; then the tree; then `complete`. Readers need no version manager.
+ *
+ * State it owns: caches of what never changes (publication records; tree nodes in NodeStore).
+ */
+import type { Chunks } from '../dht/chunks.ts'
+import type { Records } from '../dht/records.ts'
+import { mapAtMost } from '../dht/semaphore.ts'
+import { CHUNK_BYTES_DEFAULT, checkChunkSize, type ChunkId, chunkIdOf, isZero } from '../protocols/cid.ts'
+import { P2pvmError } from '../protocols/errors.ts'
+import type { Clock, Random } from '../protocols/seams.ts'
+import { type Assignment, MESSAGE_CHARACTERS_MAX, type VersionRequest } from '../protocols/version-protocol.ts'
+import { BLOB_ID } from './blob-id.ts'
+import { parseRef } from './blob-ref.ts'
+import {
+  type BlobId, type BlobOptions, type Blobs, FAN_OUT_DEFAULT, type Image, type PublishRequest, type Target, type Version, type VersionId,
+  type WriteOptions
+} from './blobs.ts'
+import { ChunkedWrite, type Part } from './chunked-write.ts'
+import { extentsOfChunks } from './extents.ts'
+import { checkImageName } from './image-name.ts'
+import { LruCache } from './lru-cache.ts'
+import { decodePublication } from './node-codec.ts'
+import { NodeStore, type NodeStoreInit } from './node-store.ts'
+import { untilAvailable } from '../protocols/retry.ts'
+import { BLOB_BYTES_MAX, checkFanOut, namesWrittenBy, versionName } from './tree-names.ts'
+import { readChunkIds } from './tree-reader.ts'
+import { writeTree } from './tree-writer.ts'
+import type { VersionClient } from './version-client.ts'
+
+export interface BlobClientComponents {
+  readonly chunks: Chunks
+  readonly records: Records
+  readonly versions: VersionClient
+  readonly clock: Clock
+  readonly random: Random
+}
+
+/** Chunks moved at once by one READ or WRITE: 8 × 4 MiB at most in memory beside the caller's own. */
+const CHUNKS_AT_ONCE = 8
+/** Publication records kept, some 300 bytes each. */
+const VERSIONS_CACHED_MAX = 4096
+/** Once a version is assigned others wait for it: storage peers that do not answer are asked again for as long. */
+const TREE_DEADLINE_MS = 30_000
+const REQUEST_ID_BYTES = 16
+const REQUEST_ID = /^[A-Za-z0-9_-]{8,64}$/
+
+type Ending = Pick<VersionRequest<'complete'>, 'requestId' | 'message' | 'bytesChanged'>
+
+export class BlobClient implements Blobs {
+  readonly #components: BlobClientComponents
+  readonly #nodes: NodeStore
+  readonly #versionCache = new LruCache<Version>(VERSIONS_CACHED_MAX)
+  readonly #chunkSizes = new LruCache<number>(VERSIONS_CACHED_MAX) // by blob
+
+  constructor (components: BlobClientComponents, init: NodeStoreInit = {}) {
+    this.#components = components
+    this.#nodes = new NodeStore(components, init)
+  }
+
+  async create (
+    { chunkSize = CHUNK_BYTES_DEFAULT, fanOut = FAN_OUT_DEFAULT, name }: { chunkSize?: number, fanOut?: number, name?: string } = {},
+    { signal }: BlobOptions = {}
+  ): Promise<Version> {
+    return await this.#create({ kind: 'new', chunkSize: checkChunkSize(chunkSize), fanOut: checkFanOut(fanOut) }, name, signal)
+  }
+
+  async clone (source: VersionId, { name }: { name?: string } = {}, { signal }: BlobOptions = {}): Promise<Version> {
+    checkBlobId(source.blob)
+    return await this.#create({ kind: 'clone', source: { blob: source.blob, version: source.version } }, name, signal)
+  }
+
+  async write (blob: BlobId, parts: readonly Part[], options: WriteOptions = {}): Promise<Version> {
+    const ending = this.#endingOf(options)
+    const content = new ChunkedWrite(parts, await this.#chunkSizeOf(blob, options.signal))
+    const chunks = await this.#uploadWhole(content, options.signal)
+    const assignment = await this.#assign(ending.requestId, targetOf(blob, options),
+      { kind: 'write', extents: [...content.extents], size: content.end }, options.signal)
+    return await this.#finish(content, chunks, assignment, ending, options.signal)
+  }
+
+  async append (blob: BlobId, bytes: Uint8Array, options: WriteOptions = {}): Promise<Version> {
+    const ending = this.#endingOf(options)
+    // A guess, so that chunks go before the version number here too. Another writer may have come in between.
+    const { size: guess, chunkSize } = await this.recent(blob, options)
+    let content = new ChunkedWrite([{ offset: guess, bytes }], chunkSize)
+    let chunks = await this.#uploadWhole(content, options.signal)
+    const assignment = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: bytes.length }, options.signal)
+    if (assignment.sizeBefore !== guess) {
+      content = new ChunkedWrite([{ offset: assignment.sizeBefore, bytes }], chunkSize)
+      chunks = await this.#uploadWhole(content, options.signal)
+    }
+    return await this.#finish(content, chunks, assignment, ending, options.signal)
+  }
+
+  async read (version: Version, offset: number, size: number, { signal }: BlobOptions = {}): Promise<Uint8Array> {
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(size) || offset < 0 || size < 0) {
+      throw new P2pvmError('ERR_USAGE', `cannot read ${size} bytes at ${offset}`)
+    }
+    const end = Math.min(offset + size, version.size)
+    if (offset >= end) return new Uint8Array(0)
+    const { chunkSize } = version
+    const first = Math.floor(offset / chunkSize)
+    const ids = await this.chunkIds(version, first, Math.ceil(end / chunkSize) - first, { signal })
+    const read = new Uint8Array(end - offset)
+    await mapAtMost(CHUNKS_AT_ONCE, ids, async (id, at) => {
+      if (id === null) return
+      const chunk = await this.#components.chunks.get(id, { signal, priority: 'demand' })
+      const begins = (first + at) * chunkSize
+      const wanted = chunk.subarray(Math.max(0, offset - begins), end - begins)
+      read.set(wanted, Math.max(0, begins - offset))
+    })
+    return read
+  }
+
+  async recent (blob: BlobId, { signal }: BlobOptions = {}): Promise<Version> {
+    const { version } = await this.#components.versions.ask({ op: 'recent', blob: checkBlobId(blob) }, { signal })
+    return this.#remember(version)
+  }
+
+  async version (id: VersionId, { signal }: BlobOptions = {}): Promise<Version> {
+    const { blob, version } = id
+    const name = versionName(checkBlobId(blob), version)
+    const cached = this.#versionCache.get(name)
+    if (cached !== undefined) return cached
+    const accept = (_name: string, value: Uint8Array): boolean => {
+      try {
+        decodePublication(value, { blob, version })
+        return true
+      } catch {
+        return false
+      }
+    }
+    const [value] = await this.#components.records.get([name], { signal, accept })
+    if (value === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no version ${version} of ${blob}`, { blob, version })
+    return this.#remember(decodePublication(value, { blob, version }).version)
+  }
+
+  async resolve (text: string, { signal }: BlobOptions = {}): Promise<Version> {
+    const { name, version, isBlobId } = parseRef(text)
+    if (isBlobId && version !== undefined) {
+      try {
+        return await this.version({ blob: name, version }, { signal })
+      } catch (error) {
+        // It may be the name of an image after all.
+        if (!(error instanceof P2pvmError) || error.code !== 'ERR_NOT_FOUND') throw error
+      }
+    }
+    const answer = await this.#components.versions.ask(
+      { op: 'resolve', ref: name, ...version === undefined ? {} : { version } }, { signal })
+    return this.#remember(answer.version)
+  }
+
+  async images ({ signal }: BlobOptions = {}): Promise<Image[]> {
+    const images: Image[] = []
+    for (;;) {
+      const page = await this.#components.versions.ask({ op: 'images', after: images.at(-1)?.name ?? '' }, { signal })
+      if (page.images.length === 0) return images
+      for (const { name, latest } of page.images) images.push({ name, blob: latest.blob, latest: this.#remember(latest) })
+    }
+  }
+
+  async log (blob: BlobId, { signal }: BlobOptions = {}): Promise<Version[]> {
+    const versions: Version[] = []
+    for (;;) {
+      const page = await this.#components.versions.ask({ op: 'log', blob: checkBlobId(blob), from: versions.length }, { signal })
+      if (page.versions.length === 0) return versions
+      versions.push(...page.versions)
+    }
+  }
+
+  async chunkIds (version: Version, first: number, count: number, { signal }: BlobOptions = {}): Promise<Array<ChunkId | null>> {
+    return await readChunkIds(version, first, count, this.#nodes, { signal })
+  }
+
+  async publish (request: PublishRequest, { signal }: BlobOptions = {}): Promise<Version> {
+    const { target, chunks, size = 0 } = request
+    const ending = this.#endingOf(request)
+    if (!Number.isSafeInteger(size) || size < 0 || size > BLOB_BYTES_MAX) throw new P2pvmError('ERR_USAGE', `size of a blob: ${size}`)
+    const extents = extentsOfChunks(chunks.keys(), await this.#chunkSizeAt(target, signal))
+    const assignment = await this.#assign(ending.requestId, target, { kind: 'write', extents, size }, signal)
+    return await this.#complete(assignment, chunks, ending, signal)
+  }
+
+  async outcome (requestId: string, { signal }: BlobOptions = {}): Promise<Version | undefined> {
+    const { assigned } = await this.#components.versions.ask({ op: 'outcome', requestId: checkRequestId(requestId) }, { signal })
+    if (assigned === null) return undefined
+    return this.#remember(await this.#components.versions.waitPublished(assigned, { signal }))
+  }
+
+  async #create (of: VersionRequest<'create'>['of'], name: string | undefined, signal: AbortSignal | undefined): Promise<Version> {
+    const requestId = this.#newRequestId()
+    const { version } = await this.#components.versions.ask(
+      { op: 'create', requestId, of, ...name === undefined ? {} : { name: checkImageName(name) } }, { signal })
+    return this.#remember(version)
+  }
+
+  async #assign (requestId: string, target: Target, change: VersionRequest<'assign'>['change'], signal: AbortSignal | undefined): Promise<Assignment> {
+    return await this.#components.versions.ask({ op: 'assign', requestId, target: wireTarget(target), change }, { signal })
+  }
+
+  /** All of a write's chunks that need nothing of the blob. */
+  async #uploadWhole (content: ChunkedWrite, signal: AbortSignal | undefined): Promise<Map<number, ChunkId | null>> {
+    const whole = content.indices.filter((index) => content.covers(index, content.chunkSize))
+    const ids = await mapAtMost(CHUNKS_AT_ONCE, whole, async (index) => {
+      const bytes = new Uint8Array(content.chunkSize)
+      content.writeOver(index, bytes)
+      return await this.#upload(bytes, signal)
+    })
+    return new Map(whole.map((index, at) => [index, ids[at]!]))
+  }
+
+  /** Merges the chunks that are written in part, and publishes. */
+  async #finish (
+    content: ChunkedWrite, whole: ReadonlyMap<number, ChunkId | null>, assignment: Assignment, ending: Ending, signal: AbortSignal | undefined
+  ): Promise<Version> {
+    const { blob, base } = assignment
+    const inFlight = assignment.inFlight.map((one) => ({ version: one.version, names: namesWrittenBy(one, base) })).reverse()
+    const inPart = content.indices.filter((index) => !whole.has(index))
+    const ids = await mapAtMost(CHUNKS_AT_ONCE, inPart, async (index) => {
+      const begins = index * content.chunkSize
+      const bytes = new Uint8Array(Math.min(content.chunkSize, assignment.sizeAfter - begins))
+      if (!content.covers(index, Math.min(bytes.length, assignment.sizeBefore - begins))) {
+        const writer = inFlight.find(({ names }) => names.writesChunk(index))
+        // Of one in flight the bytes are known when it is published, and only this chunk has to wait for that.
+        const before = writer === undefined ? base : await this.#components.versions.waitPublished({ blob, version: writer.version }, { signal })
+        bytes.set(await this.read(before, begins, bytes.length, { signal }))
+      }
+      content.writeOver(index, bytes)
+      return await this.#upload(bytes, signal)
+    })
+    const chunks = new Map([...whole, ...inPart.map((index, at) => [index, ids[at]!] as const)])
+    return await this.#complete(assignment, chunks, { ...ending, bytesChanged: content.bytesChanged }, signal)
+  }
+
+  async #complete (assignment: Assignment, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
+    const { versions } = this.#components
+    await untilAvailable(async (signal) => { await writeTree({ assignment, chunks }, this.#nodes, { signal }) },
+      { deadlineMs: TREE_DEADLINE_MS, signal }, this.#components)
+    const { blob, version } = assignment
+    const { published } = await versions.ask({ op: 'complete', blob, version, ...ending }, { signal })
+    return this.#remember(published ?? await versions.waitPublished({ blob, version }, { signal }))
+  }
+
+  async #upload (bytes: Uint8Array, signal: AbortSignal | undefined): Promise<ChunkId | null> {
+    if (isZero(bytes)) return null
+    const id = chunkIdOf(bytes)
+    await this.#components.chunks.put(id, bytes, { signal, priority: 'commit' })
+    return id
+  }
+
+  async #chunkSizeAt (target: Target, signal: AbortSignal | undefined): Promise<number> {
+    if (target.kind === 'new') return checkChunkSize(target.chunkSize)
+    return await this.#chunkSizeOf(target.kind === 'blob' ? target.blob : target.source.blob, signal)
+  }
+
+  async #chunkSizeOf (blob: BlobId, signal: AbortSignal | undefined): Promise<number> {
+    return this.#chunkSizes.get(blob) ?? (await this.recent(blob, { signal })).chunkSize
+  }
+
+  #remember (version: Version): Version {
+    this.#versionCache.set(versionName(version.blob, version.version), version, 1)
+    this.#chunkSizes.set(version.blob, version.chunkSize, 1)
+    return version
+  }
+
+  #endingOf ({ requestId = this.#newRequestId(), message = '', bytesChanged = 0 }: { requestId?: string, message?: string, bytesChanged?: number }): Ending {
+    if (message.length > MESSAGE_CHARACTERS_MAX) {
+      throw new P2pvmError('ERR_USAGE', `a message has at most ${MESSAGE_CHARACTERS_MAX} characters, not ${message.length}`)
+    }
+    return { requestId: checkRequestId(requestId), message, bytesChanged }
+  }
+
+  #newRequestId (): string {
+    return Buffer.from(this.#components.random.bytes(REQUEST_ID_BYTES)).toString('hex')
+  }
+}
+
+function targetOf (blob: BlobId, { expectedBase }: WriteOptions): Target {
+  return { kind: 'blob', blob, ...expectedBase === undefined ? {} : { expectedBase } }
+}
+
+/** The target as the protocol has it; what the version manager would refuse anyhow is refused here, with a better word. */
+function wireTarget (target: Target): VersionRequest<'assign'>['target'] {
+  if (target.kind === 'blob') {
+    checkBlobId(target.blob)
+    return target
+  }
+  if (target.name !== undefined) checkImageName(target.name)
+  if (target.kind === 'new') return { ...target, chunkSize: checkChunkSize(target.chunkSize), fanOut: checkFanOut(target.fanOut ?? FAN_OUT_DEFAULT) }
+  checkBlobId(target.source.blob)
+  return { ...target, source: { blob: target.source.blob, version: target.source.version } }
+}
+
+function checkBlobId (blob: BlobId): BlobId {
+  if (!BLOB_ID.test(blob)) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${JSON.stringify(blob)}`)
+  return blob
+}
+
+function checkRequestId (requestId: string): string {
+  if (!REQUEST_ID.test(requestId)) throw new P2pvmError('ERR_USAGE', `a request id is 8 to 64 of A-Z a-z 0-9 _ -, not ${JSON.stringify(requestId)}`)
+  return requestId
+}

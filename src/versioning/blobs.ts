@@ -1,0 +1,102 @@
+/**
+ * Blobs as clients use them: BlobSeer's CREATE, WRITE, APPEND, READ, GET_RECENT, CLONE (the talk, "What is BlobSeer?"),
+ * names, and the history. `blob-client.ts` implements it over chunks, records and the version manager's protocol.
+ */
+import type { ChunkId } from '../protocols/cid.ts'
+
+/** Short and printable: 16 characters of lower-case base32 (RFC 4648, no padding), 80 random bits. */
+export type BlobId = string
+
+/** `[offset, size)` in bytes. */
+export interface Extent {
+  readonly offset: number
+  readonly size: number
+}
+
+export interface VersionId {
+  readonly blob: BlobId
+  readonly version: number // 0 is the empty (or cloned) start, 1 the first write
+}
+
+/*
+ * A stored chunk may be shorter than chunkSize, where the blob ended when it was written: bytes past its end read as zeros.
+ */
+
+/** A published version: its publication record. Enough to read it with no version manager alive. */
+export interface Version extends VersionId {
+  readonly size: number
+  readonly chunkSize: number
+  readonly fanOut: number
+  /** Who last wrote the root node of its tree; null when nothing was ever written. */
+  readonly root: VersionId | null
+  /** What it was made from: the version before, or the source of a clone. */
+  readonly parent: VersionId | null
+  readonly timeMs: number
+  readonly writer: string // peer id
+  readonly message: string
+  readonly bytesChanged: number
+}
+
+export interface Image {
+  readonly name: string
+  readonly blob: BlobId
+  /** Its latest published version. */
+  readonly latest: Version
+}
+
+/** Where a new version goes. `name` is reserved at once and shows when the version is published: one step, all or none. */
+export type Target =
+  | { readonly kind: 'blob', readonly blob: BlobId, readonly expectedBase?: number } // ERR_CONFLICT when it has moved on
+  | { readonly kind: 'new', readonly chunkSize: number, readonly fanOut?: number, readonly name?: string }
+  | { readonly kind: 'clone', readonly source: VersionId, readonly name?: string }
+
+export interface PublishRequest {
+  /** 26 or so random characters, kept by the caller: the same request again gives the same answer. */
+  readonly requestId: string
+  readonly target: Target
+  /** Chunk index → stored chunk, or null for a hole. The chunks are already on the fabric. */
+  readonly chunks: ReadonlyMap<number, ChunkId | null>
+  /** Size of the blob afterwards, when it grows; never shrinks. */
+  readonly size?: number
+  readonly bytesChanged: number
+  readonly message?: string
+}
+
+export interface BlobOptions {
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface WriteOptions extends BlobOptions {
+  readonly expectedBase?: number
+  readonly message?: string
+  readonly requestId?: string
+}
+
+export interface Blobs {
+  create (init: { chunkSize?: number, fanOut?: number, name?: string }, options?: BlobOptions): Promise<Version>
+  /** One version, whatever the number of extents; any offset and size. Merges unaligned edges with the version before. */
+  write (blob: BlobId, parts: ReadonlyArray<{ offset: number, bytes: Uint8Array }>, options?: WriteOptions): Promise<Version>
+  append (blob: BlobId, bytes: Uint8Array, options?: WriteOptions): Promise<Version>
+  /** Bytes of `[offset, offset + size)`, cut at the end of the version; holes read as zeros. */
+  read (version: Version, offset: number, size: number, options?: BlobOptions): Promise<Uint8Array>
+  recent (blob: BlobId, options?: BlobOptions): Promise<Version>
+  /** O(1): a new blob whose version 0 is the source. */
+  clone (source: VersionId, init?: { name?: string }, options?: BlobOptions): Promise<Version>
+
+  /** The publication record, from storage peers alone. ERR_NOT_FOUND when there is no such published version. */
+  version (id: VersionId, options?: BlobOptions): Promise<Version>
+  /** REF: NAME, NAME@VERSION, NAME@latest, BLOB@VERSION, or an unambiguous prefix of a blob id. A full blob id with a number needs no version manager. */
+  resolve (ref: string, options?: BlobOptions): Promise<Version>
+  images (options?: BlobOptions): Promise<Image[]>
+  /** All published versions of a blob, oldest first. */
+  log (blob: BlobId, options?: BlobOptions): Promise<Version[]>
+
+  /** Chunk ids (null: hole) of chunks `[first, first + count)`; level by level, one batch per peer, nodes cached. */
+  chunkIds (version: Version, first: number, count: number, options?: BlobOptions): Promise<Array<ChunkId | null>>
+  /** The lower half of WRITE, for import and commit: assign, write the tree nodes, complete, wait until published. */
+  publish (request: PublishRequest, options?: BlobOptions): Promise<Version>
+  /** What became of a request: the published version; undefined when it was never assigned. Waits while it is in flight. */
+  outcome (requestId: string, options?: BlobOptions): Promise<Version | undefined>
+}
+
+export const FAN_OUT_DEFAULT = 64

@@ -1,0 +1,196 @@
+/**
+ * What the version manager keeps: the layout of its keys and the bytes behind them. One key per version and fact, so that nothing
+ * grows with the length of a history, and no history is rewritten.
+ *
+ *     vm/blob/<blob>              geometry                      written once
+ *     vm/assigned/<blob>/<nr>     who was assigned what         written once
+ *     vm/complete/<blob>/<nr>     its publication record        written once, byte for byte what is replicated
+ *     vm/open/<blob>/<nr>         (a mark)                      from assigning until published
+ *     vm/request/<id>             what the request was given    written once
+ *     vm/name/<name>              blob and version that shows   written once
+ *
+ * Versions are published in order, so those that are open are the last ones: which is published follows from the keys alone.
+ * Not for rules: `blob-history.ts` and `version-manager.ts` have those.
+ */
+import assert from 'node:assert/strict'
+import { decodeCbor, encodeCbor } from '../protocols/codec.ts'
+import { array, type Decoder, oneOf, record, string, tuple, uint } from '../protocols/decode.ts'
+import { P2pvmError } from '../protocols/errors.ts'
+import type { KeyValueStore } from '../protocols/seams.ts'
+import type { BlobId, Extent, VersionId } from './blobs.ts'
+import { EXTENTS_MAX } from './extents.ts'
+import { decodePublication, encodePublication, type PublicationRecord } from './node-codec.ts'
+import type { Geometry } from './tree-names.ts'
+
+export type Operation = Parameters<KeyValueStore['write']>[0][number]
+
+/** What a version was assigned. */
+export interface Assigned {
+  readonly requestId: string
+  readonly writer: string // peer id
+  /** The latest published version at that time. */
+  readonly base: number
+  readonly extents: readonly Extent[]
+  readonly sizeBefore: number
+  readonly sizeAfter: number
+}
+
+export interface RequestEntry extends VersionId {
+  readonly op: 'create' | 'assign'
+}
+
+/** A blob's end: the latest published version, and those after it. */
+export interface StoredHistory {
+  readonly geometry: Geometry
+  readonly published: PublicationRecord | undefined // before version 0 is replicated
+  readonly open: ReadonlyArray<{ readonly version: number, readonly assigned: Assigned, readonly complete: PublicationRecord | undefined }>
+}
+
+/** Decimal digits of a version number in a key, so that keys are in the order of numbers. */
+const VERSION_DIGITS = 12
+/** The character after '/': the end of what begins with a prefix. */
+const AFTER_SLASH = '0'
+/** Not empty: not every key-value store tells an empty value from none. */
+const MARK = Uint8Array.of(1)
+
+const decodeGeometry = record({ chunkSize: uint(), fanOut: uint() })
+const decodeAssigned = tuple(string(64), string(128), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX))
+const decodeVersionId = record({ blob: string(16), version: uint() })
+const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign') })
+
+export class VersionStore {
+  readonly #store: KeyValueStore
+
+  constructor (store: KeyValueStore) {
+    this.#store = store
+  }
+
+  /** All or none; resolves when it survives a power cut. */
+  async write (operations: readonly Operation[]): Promise<void> {
+    await this.#store.write(operations)
+  }
+
+  history (blob: BlobId): StoredHistory | undefined {
+    const geometry = this.#read(`vm/blob/${blob}`, decodeGeometry)
+    if (geometry === undefined) return undefined
+    const open = this.#versions('open', blob, 0, Infinity).map(({ version }) => {
+      const assigned = this.assigned(blob, version)
+      if (assigned === undefined) throw new P2pvmError('ERR_CORRUPT', `version ${version} of ${blob} is open and was never assigned`, { blob, version })
+      return { version, assigned, complete: this.publication({ blob, version }) }
+    })
+    const last = open[0] === undefined ? this.#lastAssigned(blob) : open[0].version - 1
+    return { geometry, published: last < 0 ? undefined : this.publication({ blob, version: last }), open }
+  }
+
+  assigned (blob: BlobId, version: number): Assigned | undefined {
+    const entry = this.#read(versionKey('assigned', blob, version), decodeAssigned)
+    if (entry === undefined) return undefined
+    const [requestId, writer, base, sizeBefore, sizeAfter, numbers] = entry
+    const extents = Array.from({ length: numbers.length / 2 }, (_, at) => ({ offset: numbers[2 * at]!, size: numbers[2 * at + 1]! }))
+    return { requestId, writer, base, sizeBefore, sizeAfter, extents }
+  }
+
+  /** Of a version that is complete, published or not. */
+  publication (id: VersionId): PublicationRecord | undefined {
+    const value = this.#store.get(versionKey('complete', id.blob, id.version))
+    return value === undefined ? undefined : stored(() => decodePublication(value, id))
+  }
+
+  /** Complete versions from `from` on, at most `limit`. */
+  publications (blob: BlobId, from: number, limit: number): PublicationRecord[] {
+    return this.#versions('complete', blob, from, limit).map(({ version, value }) => stored(() => decodePublication(value, { blob, version })))
+  }
+
+  request (requestId: string): RequestEntry | undefined {
+    return this.#read(`vm/request/${requestId}`, decodeRequest)
+  }
+
+  name (name: string): VersionId | undefined {
+    return this.#read(`vm/name/${name}`, decodeVersionId)
+  }
+
+  * namesAfter (after: string): Generator<{ name: string, shows: VersionId }> {
+    const prefix = 'vm/name/'
+    // The next string after `after` is the same with a zero at its end.
+    for (const { key, value } of this.#store.range({ start: `${prefix}${after}\0`, end: `vm/name${AFTER_SLASH}` })) {
+      yield { name: key.slice(prefix.length), shows: stored(() => decodeVersionId(decodeCbor(value))) }
+    }
+  }
+
+  /** Ids that begin with `prefix`, in order, at most `limit`. */
+  blobs (prefix: string, limit: number): BlobId[] {
+    const start = `vm/blob/${prefix}`
+    // '~' is behind every character of an id.
+    return Array.from(this.#store.range({ start, end: `${start}~`, limit }), ({ key }) => key.slice('vm/blob/'.length))
+  }
+
+  blobsWithOpenVersions (): BlobId[] {
+    const blobs = new Set<BlobId>()
+    for (const { key } of this.#store.range({ start: 'vm/open/', end: `vm/open${AFTER_SLASH}` })) blobs.add(key.split('/')[2]!)
+    return [...blobs]
+  }
+
+  #lastAssigned (blob: BlobId): number {
+    const [last] = this.#store.range({ start: `vm/assigned/${blob}/`, end: `vm/assigned/${blob}${AFTER_SLASH}`, limit: 1, reverse: true })
+    return last === undefined ? -1 : versionOfKey(last.key)
+  }
+
+  #versions (kind: string, blob: BlobId, from: number, limit: number): Array<{ version: number, value: Uint8Array }> {
+    const start = versionKey(kind, blob, from)
+    const entries = this.#store.range({ start, end: `vm/${kind}/${blob}${AFTER_SLASH}`, limit })
+    return Array.from(entries, ({ key, value }) => ({ version: versionOfKey(key), value }))
+  }
+
+  #read<T> (key: string, decoder: Decoder<T>): T | undefined {
+    const value = this.#store.get(key)
+    return value === undefined ? undefined : stored(() => decoder(decodeCbor(value), key))
+  }
+}
+
+export function putBlob (blob: BlobId, { chunkSize, fanOut }: Geometry): Operation {
+  return { key: `vm/blob/${blob}`, value: encodeCbor({ chunkSize, fanOut }) }
+}
+
+/** Assigned and not published yet. */
+export function putAssigned ({ blob, version }: VersionId, { requestId, writer, base, sizeBefore, sizeAfter, extents }: Assigned): Operation[] {
+  const numbers = extents.flatMap(({ offset, size }) => [offset, size])
+  return [
+    { key: versionKey('assigned', blob, version), value: encodeCbor([requestId, writer, base, sizeBefore, sizeAfter, numbers]) },
+    { key: versionKey('open', blob, version), value: MARK }
+  ]
+}
+
+export function putComplete (publication: PublicationRecord): Operation {
+  return { key: versionKey('complete', publication.version.blob, publication.version.version), value: encodePublication(publication) }
+}
+
+export function putPublished ({ blob, version }: VersionId): Operation {
+  return { key: versionKey('open', blob, version), value: null }
+}
+
+export function putRequest (requestId: string, { blob, version, op }: RequestEntry): Operation {
+  return { key: `vm/request/${requestId}`, value: encodeCbor({ blob, version, op }) }
+}
+
+export function putName (name: string, { blob, version }: VersionId): Operation {
+  return { key: `vm/name/${name}`, value: encodeCbor({ blob, version }) }
+}
+
+function versionKey (kind: string, blob: BlobId, version: number): string {
+  const digits = String(version).padStart(VERSION_DIGITS, '0')
+  assert(digits.length === VERSION_DIGITS, `version number: ${version}`)
+  return `vm/${kind}/${blob}/${digits}`
+}
+
+function versionOfKey (key: string): number {
+  return Number(key.slice(key.lastIndexOf('/') + 1))
+}
+
+/** Our own bytes that we cannot read are a damaged disk, not a peer that lies. */
+function stored<T> (read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new P2pvmError('ERR_CORRUPT', `the version manager's store is damaged: ${(error as Error).message}`, {}, error)
+  }
+}
