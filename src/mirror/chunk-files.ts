@@ -1,0 +1,197 @@
+/**
+ * The cache files that this mount has open. A chunk's first use after it was opened goes through here: the file is fetched
+ * by the daemon when it is not there, checked against its name, and its descriptor is published in the slots of every table
+ * that asks for it. From then on workers read it alone.
+ *
+ * State it owns: the descriptors, at most `openMax` of them; the least recently used go, workers being past them first.
+ * Not for: eviction of cache files (`unlink` by the daemon; the kernel keeps an open one alive), fetching (the daemon).
+ */
+import { closeSync, fstatSync, openSync, read, unlinkSync } from 'node:fs'
+import { promisify } from 'node:util'
+import { chunkPath } from '../dht/chunk-path.ts'
+import { CHUNK_BYTES_MAX, type ChunkId, matches } from '../protocols/cid.ts'
+import { P2pvmError } from '../protocols/errors.ts'
+import type { Clock, Log } from '../protocols/seams.ts'
+import { SLOT_UNKNOWN } from './file-view.ts'
+import { isNodeError } from './files.ts'
+import { Flights, patiently, withDeadline } from './patience.ts'
+import type { MirrorSource } from './source.ts'
+import type { VersionTable } from './version-table.ts'
+
+const readAsync = promisify(read)
+
+export interface ChunkFilesComponents {
+  readonly source: Pick<MirrorSource, 'fetch'>
+  readonly clock: Clock
+  readonly log: Log
+  /** Resolves when no worker can be reading from a slot that was set to unknown before. */
+  readonly quiesce: () => Promise<void>
+  /** Aborts when the mount ends. */
+  readonly signal: AbortSignal
+}
+
+export interface ChunkFilesInit {
+  readonly folder: string
+  readonly openMax: number
+  readonly missDeadlineMs: number
+}
+
+interface OpenChunk {
+  readonly fd: number
+  readonly users: Array<{ readonly table: VersionTable, readonly index: number }>
+}
+
+/** A quiesce closes this many descriptors at least, so that its cost is shared. */
+const CLOSE_BATCH = 64
+/** Looks at one chunk's file in one miss: bad or evicted at once so often, the disk or the daemon is broken, and we say so. */
+const ATTEMPTS_MAX = 4
+
+export class ChunkFiles {
+  readonly #components: ChunkFilesComponents
+  readonly #init: ChunkFilesInit
+  readonly #open = new Map<ChunkId, OpenChunk>()
+  readonly #flights = new Flights<ChunkId>()
+  #wanted: { readonly ids: ChunkId[], readonly fetched: Promise<void> } | undefined
+  #making: Promise<void> | undefined
+  readonly counters = { opened: 0, fetched: 0, corrupt: 0, closed: 0 }
+
+  constructor (components: ChunkFilesComponents, init: ChunkFilesInit) {
+    this.#components = components
+    this.#init = init
+  }
+
+  /** Returns when the slots of these chunks are set. Whatever cannot be had fails the whole call. */
+  async ensure (table: VersionTable, indices: readonly number[], signal: AbortSignal): Promise<void> {
+    const results = await Promise.allSettled(indices.map(async (index) => { await this.#ensureOne(table, index, signal) }))
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+
+  async #ensureOne (table: VersionTable, index: number, signal: AbortSignal): Promise<void> {
+    const { clock, signal: ending } = this.#components
+    const { missDeadlineMs } = this.#init
+    const id = await table.idOf(index, signal)
+    if (id === null) return // a hole, and its slot says so
+    while (!this.#publish(id, table, index)) {
+      await this.#flights.join(id, signal, async () => {
+        await withDeadline(clock, missDeadlineMs, [ending], async (own) => { await this.#obtain(id, own) })
+      })
+    }
+  }
+
+  #publish (id: ChunkId, table: VersionTable, index: number): boolean {
+    const chunk = this.#open.get(id)
+    if (chunk === undefined) return false
+    if (Atomics.load(table.slots, index) === SLOT_UNKNOWN) chunk.users.push({ table, index })
+    Atomics.store(table.slots, index, chunk.fd + 1)
+    return true
+  }
+
+  /** Opens the chunk's file and checks it, fetching it when it is not there or bad. */
+  async #obtain (id: ChunkId, signal: AbortSignal): Promise<void> {
+    let outcome: 'open' | 'absent' | 'corrupt' = 'absent'
+    for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
+      if (this.#open.size >= this.#init.openMax) await this.#makeRoom()
+      outcome = await this.#openVerified(id)
+      if (outcome === 'open') return
+      await patiently(this.#components.clock, signal, async () => { await this.#fetch(id, signal) })
+    }
+    throw new P2pvmError(outcome === 'corrupt' ? 'ERR_CORRUPT' : 'ERR_UNAVAILABLE', `the cache file of ${id} is ${outcome} however often it is fetched`, { cid: id })
+  }
+
+  async #openVerified (id: ChunkId): Promise<'open' | 'absent' | 'corrupt'> {
+    const path = chunkPath(this.#init.folder, id)
+    let fd
+    try {
+      fd = openSync(path, 'r')
+    } catch (error) {
+      if (isNodeError(error, 'ENOENT')) return 'absent'
+      throw error
+    }
+    if (await fileMatches(fd, id)) {
+      this.#open.set(id, { fd, users: [] })
+      this.counters.opened++
+      return 'open'
+    }
+    closeSync(fd)
+    this.counters.corrupt++
+    this.#components.log.warn('a cache file does not match its name: dropped, and fetched again', { cid: id })
+    try {
+      unlinkSync(path)
+    } catch (error) {
+      if (!isNodeError(error, 'ENOENT')) throw error
+    }
+    return 'corrupt'
+  }
+
+  /** Chunks that are missed in one turn of the event loop are one request to the daemon. */
+  async #fetch (id: ChunkId, signal: AbortSignal): Promise<void> {
+    if (this.#wanted === undefined) {
+      const ids: ChunkId[] = []
+      const fetched = Promise.resolve().then(async () => {
+        this.#wanted = undefined
+        await this.#components.source.fetch(ids, signal)
+        this.counters.fetched += ids.length
+      })
+      this.#wanted = { ids, fetched }
+    }
+    this.#wanted.ids.push(id)
+    await this.#wanted.fetched
+  }
+
+  async #makeRoom (): Promise<void> {
+    this.#making ??= this.#evict().finally(() => { this.#making = undefined })
+    await this.#making
+  }
+
+  /** Second chance: in order of opening, whoever was read since the last time gets another round. */
+  async #evict (): Promise<void> {
+    const wanted = Math.max(CLOSE_BATCH, this.#open.size - this.#init.openMax + CLOSE_BATCH)
+    const victims: number[] = []
+    for (const [id, chunk] of this.#open) { // one that is put back comes by once more
+      if (victims.length >= wanted) break
+      this.#open.delete(id)
+      if (chunk.users.some(({ table, index }) => table.used[index] === 1)) {
+        for (const { table, index } of chunk.users) table.used[index] = 0
+        this.#open.set(id, chunk)
+      } else victims.push(this.#withdraw(chunk))
+    }
+    await this.#close(victims)
+  }
+
+  /** The tables are used no more: their slots are forgotten, and descriptors that nobody else uses are closed. */
+  async release (tables: ReadonlySet<VersionTable>): Promise<void> {
+    const victims: number[] = []
+    for (const [id, chunk] of this.#open) {
+      const users = chunk.users.filter(({ table }) => !tables.has(table))
+      if (users.length === chunk.users.length && users.length > 0) continue
+      this.#open.delete(id)
+      if (users.length === 0) victims.push(this.#withdraw(chunk))
+      else this.#open.set(id, { fd: chunk.fd, users })
+    }
+    await this.#close(victims)
+  }
+
+  #withdraw (chunk: OpenChunk): number {
+    for (const { table, index } of chunk.users) Atomics.store(table.slots, index, SLOT_UNKNOWN)
+    return chunk.fd
+  }
+
+  async #close (fds: readonly number[]): Promise<void> {
+    if (fds.length === 0) return
+    await this.#components.quiesce()
+    for (const fd of fds) closeSync(fd)
+    this.counters.closed += fds.length
+  }
+}
+
+async function fileMatches (fd: number, id: ChunkId): Promise<boolean> {
+  const { size } = fstatSync(fd)
+  if (size > CHUNK_BYTES_MAX) return false
+  const bytes = Buffer.allocUnsafe(size)
+  for (let done = 0; done < size;) {
+    const { bytesRead } = await readAsync(fd, bytes, done, size - done, done)
+    if (bytesRead === 0) return false
+    done += bytesRead
+  }
+  return matches(id, bytes)
+}

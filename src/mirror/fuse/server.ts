@@ -1,0 +1,131 @@
+/**
+ * The FUSE server's main-thread half: takes the requests that workers hand over, has each handled, and answers it exactly
+ * once. Also starts the workers, brings views of files to them, and knows when the connection has ended.
+ *
+ * State it owns: the workers, the epoch, the requests under way. The bytes' meaning is `handlers.ts`'s.
+ */
+import { Worker } from 'node:worker_threads'
+import type { Clock, Log } from '../../protocols/seams.ts'
+import { errorCodeOf } from '../../protocols/errors.ts'
+import { ERRNO, errnoOf } from '../errno.ts'
+import type { FileViewInit } from '../file-view.ts'
+import { writeReply } from './channel.ts'
+import { EpochClock, makeEpochBuffer } from './epoch.ts'
+import type { Handlers } from './handlers.ts'
+import { OPCODES } from './opcodes.ts'
+import { IN_HEADER_BYTES, readInHeader, readInterruptIn, reply } from './protocol.ts'
+import type { FromWorker, ToWorker, WorkerInit } from './worker.ts'
+
+export interface FuseServerComponents {
+  readonly clock: Clock
+  readonly log: Log
+}
+
+export interface FuseServerInit {
+  readonly deviceFd: number
+  readonly workers: number
+}
+
+/** Beside this module: a bundle has it as an entry of its own. */
+const WORKER_URL = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './fuse-worker.js', import.meta.url)
+
+export class FuseServer {
+  readonly #components: FuseServerComponents
+  readonly #init: FuseServerInit
+  readonly #epoch: EpochClock
+  readonly #epochBuffer: SharedArrayBuffer
+  readonly #workers: Worker[] = []
+  readonly #underWay = new Map<bigint, AbortController>()
+  readonly #ended: Promise<void>
+  #handlers: Handlers | undefined
+  #resolveEnded: () => void = () => {}
+  #running = 0
+  readonly counters: Record<string, number> = {}
+
+  constructor (init: FuseServerInit, components: FuseServerComponents) {
+    this.#init = init
+    this.#components = components
+    this.#epochBuffer = makeEpochBuffer(init.workers)
+    this.#epoch = new EpochClock(this.#epochBuffer, init.workers)
+    this.#ended = new Promise((resolve) => { this.#resolveEnded = resolve })
+  }
+
+  /** Resolves when the connection has ended (unmounted or aborted) and no worker runs any more. */
+  get ended (): Promise<void> {
+    return this.#ended
+  }
+
+  start (handlers: Handlers): void {
+    this.#handlers = handlers
+    for (let worker = 0; worker < this.#init.workers; worker++) {
+      const workerData: WorkerInit = { deviceFd: this.#init.deviceFd, worker, epoch: this.#epochBuffer }
+      const thread = new Worker(WORKER_URL, { workerData })
+      this.#running++
+      thread.on('message', (message: FromWorker) => { this.#onMessage(message) })
+      // A defect in a worker ends the process, as one in the main thread does.
+      thread.on('error', (error) => { throw error })
+      thread.on('exit', () => { if (--this.#running === 0) this.#resolveEnded() })
+      this.#workers.push(thread)
+    }
+  }
+
+  /** Brings a file to every worker; resolves when none can be using what it had before. */
+  async publish (view: FileViewInit): Promise<void> {
+    await this.#tell({ kind: 'view', view })
+  }
+
+  async withdraw (fh: number): Promise<void> {
+    await this.#tell({ kind: 'close', fh })
+  }
+
+  async quiesce (): Promise<void> {
+    await this.#epoch.quiesce()
+  }
+
+  /** Messages first, then the epoch: a worker that sees the epoch finds the messages. */
+  async #tell (message: ToWorker): Promise<void> {
+    for (const worker of this.#workers) worker.postMessage(message)
+    await this.#epoch.quiesce()
+  }
+
+  #onMessage (message: FromWorker): void {
+    if (message.kind === 'passed') this.#epoch.onPassed()
+    else if (message.kind === 'request') void this.#serve(Buffer.from(message.bytes.buffer, message.bytes.byteOffset, message.bytes.length))
+    else for (const controller of this.#underWay.values()) controller.abort()
+  }
+
+  async #serve (bytes: Buffer): Promise<void> {
+    const header = readInHeader(bytes)
+    const row = OPCODES.get(header.opcode)
+    const body = bytes.subarray(IN_HEADER_BYTES)
+    const name = row?.name ?? `opcode ${header.opcode}`
+    this.counters[name] = (this.counters[name] ?? 0) + 1
+    if (row?.handler === 'interrupt') {
+      this.#underWay.get(readInterruptIn(body).unique)?.abort()
+      return
+    }
+    let answer: Buffer
+    const controller = new AbortController()
+    this.#underWay.set(header.unique, controller)
+    try {
+      if (row === undefined || row.handler === 'unsupported') answer = reply(header.unique, ERRNO.ENOSYS)
+      else if (row.handler === 'refuse') answer = reply(header.unique, ERRNO.EROFS)
+      else if (body.length < row.bodyBytesMin || this.#handlers === undefined) answer = reply(header.unique, ERRNO.EINVAL)
+      else answer = reply(header.unique, 0, await this.#handlers[row.handler]({ header, body, signal: controller.signal }))
+    } catch (error) {
+      const errno = errnoOf(error)
+      this.#logFailure(name, errno, error)
+      answer = reply(header.unique, errno)
+    } finally {
+      this.#underWay.delete(header.unique)
+    }
+    if (row?.replies !== false) writeReply(this.#init.deviceFd, answer, answer.length)
+  }
+
+  /** Errno that the caller asked for are his; those of a fabric or a disk that fails are for the log, and defects for us. */
+  #logFailure (name: string, errno: number, error: unknown): void {
+    if (errno !== ERRNO.EIO && errno !== ERRNO.ENOSPC) return
+    const defect = errorCodeOf(error) === 'ERR_INTERNAL'
+    this.#components.log[defect ? 'error' : 'warn'](`${name} failed`, { error: defect && error instanceof Error ? error.stack : String(error) })
+  }
+}

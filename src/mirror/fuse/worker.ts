@@ -1,0 +1,103 @@
+/**
+ * A worker of the FUSE server: blocks in read on the device, answers reads and writes of what is at hand with one pread or
+ * pwrite and one write, and hands everything else to the main thread. It never waits for the network or for the main thread,
+ * so cached reads go on whatever happens there.
+ *
+ * State it owns: its request and reply buffers, and its views of the open files, which the main thread publishes.
+ */
+import { constants } from 'node:fs'
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import { ERRNO } from '../errno.ts'
+import { FileView, type FileViewInit } from '../file-view.ts'
+import { readRequest, writeReply } from './channel.ts'
+import { EpochPassenger } from './epoch.ts'
+import { FUSE_READ, FUSE_WRITE } from './opcodes.ts'
+import { FUSE_WRITE_IN_BYTES, IN_HEADER_BYTES, MAX_WRITE_BYTES, OUT_HEADER_BYTES, READ_BUFFER_BYTES } from './protocol.ts'
+
+export interface WorkerInit {
+  readonly deviceFd: number
+  readonly worker: number
+  readonly epoch: SharedArrayBuffer
+}
+
+/** From the main thread. */
+export type ToWorker = { readonly kind: 'view', readonly view: FileViewInit } | { readonly kind: 'close', readonly fh: number }
+
+/** To the main thread: a request for it, or that a quiesce may be over, or that the connection has ended. */
+export type FromWorker =
+  | { readonly kind: 'request', readonly bytes: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'passed' }
+  | { readonly kind: 'ended' }
+
+const UNIQUE_AT = 8
+/** In the body of FUSE_READ: the flags that the file was opened with. */
+const READ_FILE_FLAGS_AT = 32
+const WRITE_REPLY_BYTES = OUT_HEADER_BYTES + 8
+
+function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
+  const passenger = new EpochPassenger(init.epoch, init.worker)
+  const views = new Map<number, FileView>()
+  const request = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES)
+  const reply = Buffer.allocUnsafeSlow(OUT_HEADER_BYTES + MAX_WRITE_BYTES)
+  const tell = (message: FromWorker, transfer: ArrayBuffer[] = []): void => { port.postMessage(message, transfer) }
+
+  const answer = (length: number, error = 0): boolean => {
+    reply.writeUInt32LE(length, 0)
+    reply.writeInt32LE(-error, 4)
+    request.copy(reply, UNIQUE_AT, UNIQUE_AT, UNIQUE_AT + 8)
+    writeReply(init.deviceFd, reply, length)
+    return true
+  }
+
+  /** True when the request was answered here. Offsets beyond 2^53 come out imprecise, and beyond the size of any file. */
+  const answered = (opcode: number): boolean => {
+    if (opcode !== FUSE_READ && opcode !== FUSE_WRITE) return false
+    const view = views.get(request.readUInt32LE(IN_HEADER_BYTES))
+    if (view === undefined) return false
+    const offset = request.readUInt32LE(IN_HEADER_BYTES + 8) + request.readUInt32LE(IN_HEADER_BYTES + 12) * 2 ** 32
+    const size = request.readUInt32LE(IN_HEADER_BYTES + 16)
+    if (opcode === FUSE_READ) {
+      const length = view.readable(offset, size)
+      const direct = (request.readUInt32LE(IN_HEADER_BYTES + READ_FILE_FLAGS_AT) & constants.O_DIRECT) !== 0
+      // QEMU tries one byte to learn what it must align to, and takes whole pages for the answer when it gets it.
+      if (direct && length > 0 && !view.wholeSectors(offset, offset + length)) return answer(OUT_HEADER_BYTES, ERRNO.EINVAL)
+      return view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length) && answer(OUT_HEADER_BYTES + length)
+    }
+    if (!view.takesWrite(offset, offset + size)) return false
+    view.writeFrom(request, IN_HEADER_BYTES + FUSE_WRITE_IN_BYTES, offset, offset + size)
+    reply.writeUInt32LE(size, OUT_HEADER_BYTES)
+    reply.writeUInt32LE(0, OUT_HEADER_BYTES + 4)
+    return answer(WRITE_REPLY_BYTES)
+  }
+
+  for (;;) {
+    const length = readRequest(init.deviceFd, request)
+    if (length === 0) break
+    if (passenger.enter()) drain(port, views)
+    try {
+      if (!answered(request.readUInt32LE(4))) {
+        const bytes = new Uint8Array(length)
+        bytes.set(request.subarray(0, length))
+        tell({ kind: 'request', bytes }, [bytes.buffer])
+      }
+    } catch (error) {
+      // A disk that fails or is full; anything else is a defect, and ends the server.
+      const { errno } = error as NodeJS.ErrnoException
+      if (errno === undefined) throw error
+      answer(OUT_HEADER_BYTES, -errno)
+    }
+    if (passenger.leave()) tell({ kind: 'passed' })
+  }
+  tell({ kind: 'ended' })
+  port.close()
+}
+
+function drain (port: NonNullable<typeof parentPort>, views: Map<number, FileView>): void {
+  for (let received = receiveMessageOnPort(port); received !== undefined; received = receiveMessageOnPort(port)) {
+    const message = received.message as ToWorker
+    if (message.kind === 'view') views.set(message.view.fh, new FileView(message.view))
+    else views.delete(message.fh)
+  }
+}
+
+if (parentPort !== null) serve(workerData as WorkerInit, parentPort)

@@ -1,0 +1,109 @@
+/**
+ * A file of the mount that somebody has open: its layers, and the slow half of reading and writing, on the main thread. The
+ * fast half is `file-view.ts` in the workers; both go by the view that is published here.
+ *
+ * No reference to a layer or a descriptor is held across an await: after each wait the work starts over with the view of
+ * the moment. So a change of layers has to wait for the workers only, and one of the main thread's reads or writes is
+ * either before it or after it.
+ */
+import type { ChunkFiles } from './chunk-files.ts'
+import { ERRNO, ErrnoError } from './errno.ts'
+import { FileView, type FileViewInit } from './file-view.ts'
+import type { Overlay } from './overlay.ts'
+import { SECTOR_BYTES } from './page-map.ts'
+import { withDeadline } from './patience.ts'
+import type { Clock } from '../protocols/seams.ts'
+import type { VersionTable } from './version-table.ts'
+
+export interface MountedFileComponents {
+  readonly clock: Clock
+  readonly chunkFiles: ChunkFiles
+  /** Sends a view to the workers; resolves when none can be using an earlier one. */
+  readonly publish: (view: FileViewInit) => Promise<void>
+  readonly missDeadlineMs: number
+  /** Aborts when the mount ends. */
+  readonly signal: AbortSignal
+}
+
+export interface Layers {
+  readonly table: VersionTable
+  readonly top: Overlay | undefined
+  readonly sealed: Overlay | undefined
+  readonly routeWrites: boolean
+}
+
+export class MountedFile {
+  readonly fh: number
+  readonly size: number
+  readonly #components: MountedFileComponents
+  #layers: Layers
+  #view: FileView
+  /** Brings a top overlay into being, for a file that has none before its first write. */
+  readonly #makeWritable: () => Promise<void>
+
+  constructor (fh: number, layers: Layers, components: MountedFileComponents, makeWritable: () => Promise<void>) {
+    this.fh = fh
+    this.size = layers.table.ref.size
+    this.#components = components
+    this.#layers = layers
+    this.#makeWritable = makeWritable
+    this.#view = new FileView(this.#viewInit())
+  }
+
+  get layers (): Layers {
+    return this.#layers
+  }
+
+  /** The main thread goes by the new layers at once; every worker does when this resolves. */
+  async change (layers: Partial<Layers> = {}): Promise<void> {
+    this.#layers = { ...this.#layers, ...layers }
+    const init = this.#viewInit()
+    this.#view = new FileView(init)
+    await this.#components.publish(init)
+  }
+
+  #viewInit (): FileViewInit {
+    const { table, top, sealed, routeWrites } = this.#layers
+    return { fh: this.fh, size: this.size, base: table.view, top: top?.view(), sealed: sealed?.view(), routeWrites: routeWrites || top === undefined }
+  }
+
+  /** Bytes of the file from `offset`, cut at its end. Fetches what is not here. */
+  async read (offset: number, size: number): Promise<Buffer> {
+    const end = offset + this.#view.readable(offset, size)
+    const bytes = Buffer.allocUnsafe(end - offset)
+    await this.#untilDeadline(async (signal) => {
+      while (!this.#view.readInto(bytes, 0, offset, end)) await this.#fetch(offset, end, signal)
+    })
+    return bytes
+  }
+
+  /** Writes any bytes that lie in the file; parts of sectors need what they lie on. EFBIG beyond its end. */
+  async write (offset: number, bytes: Buffer): Promise<void> {
+    const end = offset + bytes.length
+    if (end > this.size) throw new ErrnoError(ERRNO.EFBIG)
+    if (bytes.length === 0) return
+    if (this.#layers.top === undefined) await this.#makeWritable()
+    if (this.#view.wholeSectors(offset, end)) {
+      this.#view.writeFrom(bytes, 0, offset, end)
+      return
+    }
+    const from = offset - offset % SECTOR_BYTES
+    const to = Math.min(this.size, Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES)
+    const whole = Buffer.allocUnsafe(to - from)
+    await this.#untilDeadline(async (signal) => {
+      while (!this.#view.readInto(whole, 0, from, to)) await this.#fetch(from, to, signal)
+      // In one go from that read to this write: two that change parts of one sector would else lose one of them.
+      bytes.copy(whole, offset - from)
+      this.#view.writeFrom(whole, 0, from, to)
+    })
+  }
+
+  async #fetch (from: number, to: number, signal: AbortSignal): Promise<void> {
+    await this.#components.chunkFiles.ensure(this.#layers.table, this.#view.missingChunks(from, to), signal)
+  }
+
+  async #untilDeadline (work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    const { clock, missDeadlineMs, signal } = this.#components
+    await withDeadline(clock, missDeadlineMs, [signal], work)
+  }
+}

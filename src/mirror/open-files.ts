@@ -1,0 +1,130 @@
+/**
+ * The files of the mount that are open: one per inode, whatever the number of handles, under one number (`fh`) that is
+ * never used again. Opening and closing go one at a time, so that a file that is opened while it is being closed is whole.
+ */
+import { P2pvmError } from '../protocols/errors.ts'
+import { ERRNO, ErrnoError } from './errno.ts'
+import { MountedCopy, type MountedCopyComponents } from './mounted-copy.ts'
+import { MountedFile } from './mounted-file.ts'
+import { Mutex } from './mutex.ts'
+import type { Inode } from './namespace.ts'
+
+export interface OpenFilesComponents extends MountedCopyComponents {
+  /** Makes the workers forget a file; resolves when none can be using it. */
+  readonly withdraw: (fh: number) => Promise<void>
+}
+
+interface OpenFile {
+  readonly ino: bigint
+  readonly file: MountedFile
+  readonly copy: MountedCopy | undefined
+  /** Handles of the kernel, and operations of the daemon. */
+  users: number
+}
+
+export class OpenFiles {
+  readonly #components: OpenFilesComponents
+  readonly #byIno = new Map<bigint, OpenFile>()
+  readonly #byFh = new Map<number, OpenFile>()
+  readonly #turn = new Mutex()
+  #lastFh = 0
+
+  constructor (components: OpenFilesComponents) {
+    this.#components = components
+  }
+
+  /** For the kernel. `keepsPages`: those that it has of this inode are still right. */
+  async open (inode: Inode): Promise<{ fh: number, keepsPages: boolean }> {
+    return await this.#turn.run(async () => {
+      const before = this.#byIno.get(inode.ino)
+      const open = before ?? await this.#openFirst(inode)
+      open.users++
+      if (open.copy !== undefined) open.copy.openCount++
+      return { fh: open.file.fh, keepsPages: before !== undefined || open.copy === undefined || open.copy.keepsPages }
+    })
+  }
+
+  async release (fh: number): Promise<void> {
+    // Not in turn: after the last close of a machine's disk it may take seconds, and others want to open theirs.
+    if (this.#byFh.get(fh)?.users === 1) await this.#byFh.get(fh)?.copy?.settle()
+    await this.#turn.run(async () => {
+      const open = this.#byFh.get(fh)
+      if (open === undefined) return
+      if (open.copy !== undefined) open.copy.openCount--
+      await this.#leave(open)
+    })
+  }
+
+  /** For the daemon: the working copy is open while `work` runs, and stays so from a seal to the end of its commit. */
+  async withCopy<T> (inode: Inode, work: (copy: MountedCopy) => Promise<T>): Promise<T> {
+    const open = await this.#turn.run(async () => {
+      const found = this.#byIno.get(inode.ino) ?? await this.#openFirst(inode)
+      found.users++
+      return found
+    })
+    try {
+      if (open.copy === undefined) throw new P2pvmError('ERR_NOT_ALLOWED', 'a version never changes: make a working copy of it')
+      return await work(open.copy)
+    } finally {
+      await this.#turn.run(async () => { await this.#leave(open) })
+    }
+  }
+
+  /** EBADF when there is none. */
+  byFh (fh: number): MountedFile {
+    const open = this.#byFh.get(fh)
+    if (open === undefined) throw new ErrnoError(ERRNO.EBADF)
+    return open.file
+  }
+
+  async fsync (fh: number, pid: number): Promise<void> {
+    await this.#byFh.get(fh)?.copy?.fsync(pid)
+  }
+
+  copies (): MountedCopy[] {
+    return [...this.#byIno.values()].flatMap(({ copy }) => copy ?? [])
+  }
+
+  async #openFirst (inode: Inode): Promise<OpenFile> {
+    const fh = ++this.#lastFh
+    let open: OpenFile
+    if (inode.kind === 'version') {
+      const table = this.#components.tables.acquire(inode.ref)
+      const file = new MountedFile(fh, { table, top: undefined, sealed: undefined, routeWrites: true }, this.#components, refuseWrites)
+      await file.change()
+      open = { ino: inode.ino, file, copy: undefined, users: 0 }
+    } else if (inode.kind === 'copy') {
+      const copy = await MountedCopy.open(inode, fh, this.#components)
+      open = { ino: inode.ino, file: copy.file, copy, users: 0 }
+    } else {
+      throw new ErrnoError(ERRNO.EISDIR)
+    }
+    this.#byIno.set(inode.ino, open)
+    this.#byFh.set(fh, open)
+    return open
+  }
+
+  async #leave (open: OpenFile): Promise<void> {
+    open.users--
+    if (open.users === 0 && open.copy?.committing !== true) await this.#close(open)
+  }
+
+  async #close (open: OpenFile): Promise<void> {
+    this.#byIno.delete(open.ino)
+    this.#byFh.delete(open.file.fh)
+    await this.#components.withdraw(open.file.fh)
+    if (open.copy !== undefined) await open.copy.close()
+    else await this.#components.tables.release(open.file.layers.table)
+  }
+
+  /** The mount has ended. */
+  async close (): Promise<void> {
+    await this.#turn.run(async () => {
+      for (const open of [...this.#byIno.values()]) await this.#close(open)
+    })
+  }
+}
+
+async function refuseWrites (): Promise<never> {
+  throw new ErrnoError(ERRNO.EROFS)
+}

@@ -1,0 +1,156 @@
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
+import { acquireLock, lockHolder, startTimeOf } from '../../../src/mirror/processes.ts'
+import type { VersionRef } from '../../../src/mirror/source.ts'
+import { unmountedSealable } from '../../../src/mirror/unmounted-copy.ts'
+import {
+  createWorkingCopy, listWorkingCopies, LockedCopy, readWorkingCopy, removeWorkingCopy, sweepWorkingFolder, workingCopyHolder
+} from '../../../src/mirror/working-copy.ts'
+import { nodeRandom as random } from '../../../src/node/world.ts'
+
+const SIZE = 8 * PAGE_BYTES
+const BASE: VersionRef = { blob: 'abcdefghijklmnop', version: 3, size: SIZE, chunkSize: PAGE_BYTES }
+const signal = new AbortController().signal
+
+let working: string
+
+beforeEach(() => { working = mkdtempSync(join(tmpdir(), 'p2pvm-working-')) })
+afterEach(() => { rmSync(working, { recursive: true }) })
+
+const mark = (copy: LockedCopy, page: number): void => {
+  const { mapFd } = copy.top.view()
+  copy.top.map.mark(mapFd, page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+}
+
+describe('working copies', () => {
+  it('are made, listed with what they have written, and removed', async () => {
+    await createWorkingCopy(working, 'b', BASE, random)
+    const state = await createWorkingCopy(working, 'a', BASE, random, { origin: { blob: BASE.blob, version: 3 } })
+    expect(await readWorkingCopy(working, 'a')).toEqual(state)
+    expect(BigInt(state.ino)).toBeGreaterThan(2n ** 32n - 1n)
+    expect(BigInt(state.ino)).toBeLessThan(2n ** 63n)
+    const copy = await LockedCopy.open(working, 'a', random)
+    mark(copy, 2)
+    await copy.close()
+    expect(await listWorkingCopies(working)).toEqual([
+      { name: 'a', blob: BASE.blob, version: 3, size: SIZE, chunkSize: PAGE_BYTES, dirtyBytes: PAGE_BYTES },
+      { name: 'b', blob: BASE.blob, version: 3, size: SIZE, chunkSize: PAGE_BYTES, dirtyBytes: 0 }
+    ])
+    await removeWorkingCopy(working, 'a', random)
+    expect(readdirSync(working)).toEqual(['b'])
+    await expect(readWorkingCopy(working, 'a')).rejects.toMatchObject({ code: 'ERR_NOT_FOUND' })
+    await expect(removeWorkingCopy(working, 'a', random)).rejects.toMatchObject({ code: 'ERR_NOT_FOUND' })
+  })
+
+  it('have a name each, that is one', async () => {
+    await createWorkingCopy(working, 'a', BASE, random)
+    await expect(createWorkingCopy(working, 'a', BASE, random)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    for (const name of ['', '.hidden', '../b', 'A', 'a/b', 'x'.repeat(129)]) {
+      await expect(createWorkingCopy(working, name, BASE, random)).rejects.toMatchObject({ code: 'ERR_USAGE' })
+    }
+    expect(readdirSync(working)).toEqual(['a'])
+  })
+
+  it('are open in one place at a time', async () => {
+    await createWorkingCopy(working, 'a', BASE, random)
+    const copy = await LockedCopy.open(working, 'a', random)
+    await expect(LockedCopy.open(working, 'a', random)).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { pid: process.pid } })
+    await expect(removeWorkingCopy(working, 'a', random)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    expect(await workingCopyHolder(working, 'a')).toBe(process.pid)
+    await copy.close()
+    expect(await workingCopyHolder(working, 'a')).toBeUndefined()
+    await removeWorkingCopy(working, 'a', random)
+  })
+
+  it('have the same bytes on disk before and after a cut, wherever it is interrupted', async () => {
+    await createWorkingCopy(working, 'a', BASE, random)
+    const copy = await LockedCopy.open(working, 'a', random)
+    mark(copy, 1)
+    const next = await copy.prepareCut()
+    // Killed here: the next process has both, and the upper one is empty.
+    expect(await listWorkingCopies(working)).toMatchObject([{ dirtyBytes: PAGE_BYTES }])
+    mark(copy, 2) // still to the old one
+    await copy.giveUpCut(next)
+    expect(await listWorkingCopies(working)).toMatchObject([{ dirtyBytes: 2 * PAGE_BYTES }])
+    expect(copy.state.sealed).toBeUndefined()
+    copy.cut(await copy.prepareCut())
+    mark(copy, 2)
+    mark(copy, 3)
+    expect(await listWorkingCopies(working)).toMatchObject([{ dirtyBytes: 3 * PAGE_BYTES }])
+    await copy.close()
+    const again = await LockedCopy.open(working, 'a', random)
+    expect([again.sealed?.map.bytes.filter((mask) => mask !== 0).length, again.top.map.bytes.filter((mask) => mask !== 0).length]).toEqual([2, 2])
+    await again.close()
+  })
+
+  it('that nobody has open are sealed, rebased, folded, reassigned and reverted on their files', async () => {
+    await createWorkingCopy(working, 'a', BASE, random)
+    const copy = await LockedCopy.open(working, 'a', random)
+    mark(copy, 1)
+    await copy.close()
+    const overlays = (): number => readdirSync(join(working, 'a')).filter((name) => name.startsWith('overlay-')).length
+
+    const sealable = unmountedSealable(working, 'a', random)
+    expect(await sealable.seal(signal)).toMatchObject({ base: BASE, size: SIZE, freezeMs: 0 })
+    await expect(LockedCopy.open(working, 'a', random)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    await sealable.unseal(signal)
+    expect(overlays()).toBe(1)
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 3, dirtyBytes: PAGE_BYTES }])
+
+    await sealable.seal(signal)
+    await sealable.rebase({ ...BASE, version: 4 }, signal)
+    expect(overlays()).toBe(1)
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 4, dirtyBytes: 0 }])
+
+    await sealable.reassign({ ...BASE, blob: 'ponmlkjihgfedcba', version: 0 }, signal)
+    expect(await listWorkingCopies(working)).toMatchObject([{ blob: 'ponmlkjihgfedcba', version: 0 }])
+
+    const dirty = await LockedCopy.open(working, 'a', random)
+    mark(dirty, 5)
+    await dirty.change({ holder: 'a mount' })
+    await dirty.close()
+    await sealable.revert(signal)
+    expect(overlays()).toBe(1)
+    expect(await listWorkingCopies(working)).toMatchObject([{ dirtyBytes: 0 }])
+    expect((await readWorkingCopy(working, 'a')).holder).toBeUndefined() // whose kernel may have its pages
+  })
+
+  it('leave nothing behind when they are made or removed by a process that dies', async () => {
+    const state = await createWorkingCopy(working, 'a', BASE, random)
+    mkdirSync(join(working, 'a', 'overlay-left'))
+    mkdirSync(join(working, '.new.999999999.1.00'))
+    mkdirSync(join(working, `.gone.${process.pid}.${await startTimeOf(process.pid) ?? ''}.00`)) // that one is at work
+    await sweepWorkingFolder(working)
+    expect(readdirSync(working).sort()).toEqual([expect.stringMatching(/^\.gone/), 'a'])
+    await (await LockedCopy.open(working, 'a', random)).close()
+    expect(readdirSync(join(working, 'a')).sort()).toEqual([state.top, 'state.json'])
+  })
+})
+
+describe('a process lock', () => {
+  it('is taken over from a process that is dead, or is another one by now', async () => {
+    writeFileSync(join(working, 'lock.999999999.5.aa'), '')
+    writeFileSync(join(working, `lock.${process.ppid}.5.bb`), '') // alive, and started at another time
+    const lock = await acquireLock(working, 'cc')
+    expect(readdirSync(working)).toHaveLength(1)
+    expect(await lockHolder(working)).toBe(process.pid)
+    await lock.release()
+    expect(readdirSync(working)).toEqual([])
+  })
+
+  it('is not taken from a living one', async () => {
+    writeFileSync(join(working, `lock.${process.ppid}.${await startTimeOf(process.ppid) ?? ''}.aa`), '')
+    await expect(acquireLock(working, 'bb')).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    expect(readdirSync(working)).toHaveLength(1)
+  })
+
+  it('never has two holders, however many try', async () => {
+    const attempts = await Promise.allSettled(Array.from({ length: 20 }, async (_, number) => await acquireLock(working, number.toString(16))))
+    expect(attempts.filter(({ status }) => status === 'fulfilled').length).toBeLessThanOrEqual(1)
+    await Promise.all(attempts.map(async (attempt) => { if (attempt.status === 'fulfilled') await attempt.value.release() }))
+    await (await acquireLock(working, 'ff')).release()
+  })
+})
