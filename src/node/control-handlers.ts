@@ -1,0 +1,141 @@
+/**
+ * What the control socket's endpoints do: each is a few lines that hand over to the room that does it. Owns no state.
+ */
+import { keyOfRecord } from '../dht/placement.ts'
+import { chunkIdOfDigest, digestOf } from '../protocols/cid.ts'
+import type { Version } from '../versioning/blobs.ts'
+import { exportVersion, verifyVersion } from '../versioning/image-export.ts'
+import { importImage } from '../versioning/image-import.ts'
+import { listMounts } from './mounts.ts'
+import type { Peer } from './peer.ts'
+import type { ControlHandlers, Status, VersionRow } from './control-api.ts'
+import type { WorkingCopies } from './working-copies.ts'
+import type { CounterRegistry } from './world.ts'
+
+export interface ControlHandlersComponents {
+  readonly peer: Peer
+  readonly workingCopies: WorkingCopies
+  readonly counters: CounterRegistry
+  readonly control: string
+  readonly version: string // of the program
+}
+
+export function controlHandlers ({ peer, workingCopies, counters, control, version: program }: ControlHandlersComponents): ControlHandlers {
+  const startedMs = peer.clock.monotonic()
+  const { dataDir, blobs, cachedChunks: chunks } = peer
+
+  return {
+    async status (): Promise<Status> {
+      const members = peer.membership.members()
+      return {
+        peerId: peer.id,
+        fabric: peer.fabric.id,
+        roles: peer.roles,
+        addresses: peer.addresses(),
+        pid: process.pid,
+        version: program,
+        uptimeMs: Math.round(peer.clock.monotonic() - startedMs),
+        control,
+        dataDir: dataDir.root,
+        members: members.length,
+        membersUp: members.filter(({ state }) => state === 'up').length,
+        memberListComplete: peer.memberListComplete(),
+        stored: peer.stored(),
+        cache: peer.cache.usage(),
+        mounts: (await listMounts(dataDir.mounts)).map(({ mountpoint, pid }) => ({ mountpoint, pid })),
+        counters: counters.totals()
+      }
+    },
+
+    async peers ({ signal }) {
+      // By lookups alone a peer knows those whom it has asked lately. The nearest to any key are all of a small fabric.
+      if (!peer.memberListComplete()) await peer.membership.closest(keyOfRecord(peer.id), { signal }).catch(() => {})
+      return peer.membership.members().map((member) => ({
+        peerId: member.id,
+        addresses: member.addresses,
+        roles: member.roles,
+        capacityBytes: member.capacityBytes,
+        state: member.state,
+        self: member.id === peer.id
+      }))
+    },
+
+    async folders () {
+      const { cache, working, mounts } = dataDir
+      return { cache, working, mounts }
+    },
+
+    async images ({ signal }) {
+      return (await blobs.images({ signal })).map(({ name, latest }) => ({ name, ...rowOf(latest) }))
+    },
+
+    async versions (ref, { signal }) {
+      const { blob } = await blobs.resolve(ref, { signal })
+      return (await blobs.log(blob, { signal })).map(rowOf)
+    },
+
+    async resolve (ref, { signal }) {
+      return rowOf(await blobs.resolve(ref, { signal }))
+    },
+
+    async chunkIds ({ blob, version, first, count }, { signal }) {
+      return await blobs.chunkIds(await blobs.version({ blob, version }, { signal }), first, count, { signal })
+    },
+
+    async fetch (ids, { signal, priority = 'demand' }) {
+      // Back and forth, so that what is no chunk id is refused before anybody is asked for it.
+      await chunks.ensureCached(ids.map((id) => chunkIdOfDigest(digestOf(id))), { signal, priority })
+    },
+
+    async import ({ name, chunkSize, message }, source, { signal, onProgress }) {
+      const requestId = Buffer.from(peer.random.bytes(16)).toString('hex')
+      const { version, totals } = await importImage(source, {
+        name, chunkSize, requestId, signal, onProgress, ...message === undefined ? {} : { message }
+      }, { blobs, chunks })
+      return {
+        blob: version.blob,
+        version: version.version,
+        name,
+        size: version.size,
+        chunkSize,
+        chunks: totals.chunks,
+        holes: totals.holes,
+        newChunks: totals.newChunks,
+        storedBytes: totals.storedBytes,
+        sentBytes: totals.sentBytes,
+        replicas: { wanted: totals.replicasWanted, degradedChunks: totals.degradedChunks }
+      }
+    },
+
+    async export (ref, { signal }) {
+      const version = await blobs.resolve(ref, { signal })
+      return { version: rowOf(version), items: exportVersion(version, { blobs, chunks: peer.chunks, signal }) }
+    },
+
+    async verify (ref, { signal }) {
+      const version = await blobs.resolve(ref, { signal })
+      const { wanted, found, ...sums } = await verifyVersion(version, { blobs, chunks, signal })
+      return { blob: version.blob, version: version.version, replicas: { wanted, found }, ...sums }
+    },
+
+    workingCopies: async () => await workingCopies.list(),
+    createWorkingCopy: async ({ name, ref }, { signal }) => await workingCopies.create(name, ref, signal),
+    removeWorkingCopy: async (name) => { await workingCopies.remove(name) },
+    revertWorkingCopy: async (name, { signal }) => await workingCopies.revert(name, signal),
+    commit: async (request, { signal }) => await workingCopies.commit(request, signal),
+
+    async clone ({ ref, name, ...which }, { signal }) {
+      if (ref === undefined) return await workingCopies.clone({ ...which, name }, signal)
+      const source = await blobs.resolve(ref, { signal })
+      const { blob, version } = await blobs.clone({ blob: source.blob, version: source.version }, name === undefined ? {} : { name }, { signal })
+      return { blob, version, name: name ?? null, path: null }
+    },
+
+    metrics: async () => counters.render()
+  }
+}
+
+function rowOf (version: Version): VersionRow {
+  const { blob, version: number, size, chunkSize, fanOut, timeMs, writer, message, bytesChanged, parent } = version
+  return { blob, version: number, size, chunkSize, fanOut, timeMs, writer, message, bytesChanged, parent }
+}
