@@ -1,0 +1,69 @@
+/** A version manager and a blob client over stores in memory, in one process, without a transport: for tests of versioning. */
+import { nodeClock } from '../../src/node/world.ts'
+import { P2pvmError } from '../../src/protocols/errors.ts'
+import type { Clock, Log, Random } from '../../src/protocols/seams.ts'
+import { BlobClient } from '../../src/versioning/blob-client.ts'
+import { VersionClient } from '../../src/versioning/version-client.ts'
+import { VersionManager } from '../../src/versioning/version-manager.ts'
+import { MemoryChunks, MemoryKeyValueStore, MemoryRecords } from './memory-stores.ts'
+
+const silentLog: Log = { debug () {}, info () {}, warn () {}, error () {} }
+
+/** xorshift32: the same seed, the same numbers. */
+function seededRandom (seed: number): Random {
+  let state = seed >>> 0 || 1
+  const next = (): number => {
+    state ^= state << 13
+    state >>>= 0
+    state ^= state >>> 17
+    state ^= state << 5
+    state >>>= 0
+    return state
+  }
+  return {
+    bytes: (count) => Uint8Array.from({ length: count }, () => next() & 0xff),
+    unit: () => next() / 2 ** 32
+  }
+}
+
+export class MemoryFabric {
+  readonly records = new MemoryRecords()
+  readonly chunks = new MemoryChunks()
+  readonly clock: Clock
+  readonly random: Random
+  store = new MemoryKeyValueStore()
+  manager: VersionManager
+
+  constructor ({ seed = 1, clock = nodeClock }: { seed?: number, clock?: Clock } = {}) {
+    this.clock = clock
+    this.random = seededRandom(seed)
+    this.manager = this.#start()
+  }
+
+  /** A new manager over what the old one had on disk. */
+  restart (): VersionManager {
+    this.store = this.store.crash()
+    this.manager = this.#start()
+    return this.manager
+  }
+
+  /** A client with caches of its own, of whatever manager there is when it asks. */
+  client (peer = 'writer', { deadlineMs = 1000 }: { deadlineMs?: number } = {}): BlobClient {
+    const { chunks, records, clock, random } = this
+    const gone = async (): Promise<never> => { throw new P2pvmError('ERR_UNAVAILABLE', 'the version manager is gone') }
+    const fabric = this
+    const versions = new VersionClient({
+      transport: { self: peer, request: gone },
+      clock,
+      random,
+      locate: async () => peer,
+      get local () { return fabric.store.dead ? undefined : fabric.manager }
+    }, { deadlineMs })
+    return new BlobClient({ chunks, records, versions, clock, random })
+  }
+
+  #start (): VersionManager {
+    const { store, records, clock, random } = this
+    return new VersionManager({ store, records, clock, random, log: silentLog })
+  }
+}

@@ -1,0 +1,201 @@
+/** The mount's half of CLONE and COMMIT on a real mount: the cut, what becomes of the overlays, ioctls and attributes. */
+import { createHash, randomBytes } from 'node:crypto'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import type { Sealed } from '../../src/mirror/sealable.ts'
+import { openSealedOverlay } from '../../src/mirror/sealed-overlay.ts'
+import { unmountedSealable } from '../../src/mirror/unmounted-copy.ts'
+import { listWorkingCopies } from '../../src/mirror/working-copy.ts'
+import { nodeRandom } from '../../src/node/world.ts'
+import { describeWith } from '../harness/capabilities.ts'
+import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
+import { prefixOfWrites } from '../harness/numbered-image.ts'
+
+const KIB = 1024
+const CHUNK = 64 * KIB
+const SIZE = 2 * KIB * KIB
+const CONTROL_PRIMITIVES = fileURLToPath(new URL('../harness/control-primitives.py', import.meta.url))
+const NUMBERED_BLOCKS = fileURLToPath(new URL('../harness/numbered-blocks.py', import.meta.url))
+
+const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
+const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
+const control = async (...args: string[]): Promise<Record<string, unknown>> =>
+  JSON.parse(await run('python3', CONTROL_PRIMITIVES, ...args)) as Record<string, unknown>
+
+const FILL = 'import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.pwrite(fd, bytes([int(sys.argv[4])]) * int(sys.argv[3]), int(sys.argv[2]))'
+
+describeWith(['root', 'fuse', 'python3'], 'commit on a mount', () => {
+  let world: MountWorld
+  let image: Buffer
+  let mount: MountProcess
+  let path: string
+
+  beforeEach(async () => {
+    image = randomBytes(SIZE)
+    world = new MountWorld(image, CHUNK)
+    mount = await world.start()
+    await mount.call('createWorkingCopy', 'vm1', 1)
+    path = world.path('working', 'vm1')
+  })
+
+  afterEach(() => { world.end() })
+
+  const fill = async (offset: number, size: number, byte: number): Promise<void> => {
+    await python(FILL, path, String(offset), String(size), String(byte))
+    image.fill(byte, offset, offset + size)
+  }
+
+  const overlays = (): string[] => readdirSync(join(world.folders.working, 'vm1')).filter((name) => name.startsWith('overlay-'))
+
+  it('has everything written before it, also what the kernel had not written back; the path and the inode stay', async () => {
+    const inode = (await run('stat', '-c', '%i', path)).trim()
+    const before = Buffer.from(image)
+    await fill(100, 70_000, 1)
+    await fill(SIZE - 3, 3, 2)
+    expect(await mount.call('commit', 'vm1')).toMatchObject({ blob: BLOB, version: 2 })
+    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(before))
+    expect(await sha256Of(path)).toBe(sha256(image))
+    expect((await run('stat', '-c', '%i', path)).trim()).toBe(inode)
+    expect(overlays()).toHaveLength(1)
+    expect(await mount.call('listWorkingCopies')).toMatchObject([{ version: 2, dirtyBytes: 0 }])
+    await fill(4096, 4096, 3)
+    expect(await mount.call('commit', 'vm1')).toMatchObject({ version: 3 })
+    expect(await sha256Of(world.path('by-name', IMAGE, '3'))).toBe(sha256(image))
+    expect(await mount.call('lastFreezeMs')).toBeLessThan(1000)
+  })
+
+  // Buffered writes are the harder case: the kernel writes them back when and in the order it likes, until the seal's fsync.
+  it.each(['O_DIRECT', 'buffered'])('holds exactly a prefix of numbered %s writes, with all that were acknowledged before it', async (kind) => {
+    const base = join(world.root, 'base')
+    writeFileSync(base, image)
+    const program = readFileSync(NUMBERED_BLOCKS, 'utf8')
+    const writer = new PythonProcess(kind === 'buffered' ? program.replace(' | os.O_DIRECT', '') : program, path, '256')
+    let acknowledged = -1
+    let ended = false
+    const reading = (async () => {
+      for (let line = await writer.line(); line !== undefined && line !== 'end'; line = await writer.line()) acknowledged = Number(line)
+      ended = true
+    })()
+    for (let version = 2; version < 7; version++) {
+      const passed = acknowledged + 300
+      await expect.poll(() => acknowledged, { timeout: 30_000 }).toBeGreaterThan(passed)
+      const before = acknowledged + 1
+      await mount.call('commit', 'vm1')
+      expect(ended).toBe(false)
+      expect(await prefixOfWrites(await mount.call('fileOf', BLOB, version) as string, base, 256)).toBeGreaterThanOrEqual(before)
+    }
+    await writer.end()
+    await reading
+  })
+
+  it('loses nothing when it fails, folds the sealed pages back and can be tried again', async () => {
+    await fill(0, 20_000, 1)
+    await mount.call('set', { failCommits: true })
+    await expect(mount.call('commit', 'vm1')).rejects.toMatchObject({ code: 'ERR_UNAVAILABLE' })
+    expect(overlays()).toHaveLength(1)
+    expect(await sha256Of(path)).toBe(sha256(image))
+    await fill(10_000, 20_000, 2)
+    await mount.call('set', { failCommits: false })
+    await mount.call('commit', 'vm1')
+    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+  })
+
+  it('keeps newer sectors over older ones when it folds, down to 512 bytes, while others write', async () => {
+    await fill(0, 512 * KIB, 1)
+    await mount.call('seal', 'vm1')
+    expect(overlays()).toHaveLength(2)
+    const sector = `
+import os, sys, mmap
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_DIRECT)
+page = mmap.mmap(-1, 4096); page[:] = bytes([2]) * 4096
+for number in range(int(sys.argv[2])): os.pwritev(fd, [memoryview(page)[:512]], number * 2048)`
+    await python(sector, path, '64')
+    for (let number = 0; number < 64; number++) image.fill(2, number * 2048, number * 2048 + 512)
+    expect(await sha256Of(path)).toBe(sha256(image))
+    const writing = python(sector, path, '256')
+    await mount.call('unseal', 'vm1')
+    await writing
+    for (let number = 0; number < 256; number++) image.fill(2, number * 2048, number * 2048 + 512)
+    expect(overlays()).toHaveLength(1)
+    expect(await sha256Of(path)).toBe(sha256(image))
+  })
+
+  it('goes on with both overlays after a kill -9 between seal and end, and the next commit has all of it', async () => {
+    await fill(0, 20_000, 1)
+    const sealed = await mount.call('seal', 'vm1') as Sealed
+    await fill(10_000, 20_000, 2)
+    await run('sync', path)
+    await mount.kill('SIGKILL')
+    mount = await world.start()
+    expect(overlays()).toHaveLength(2)
+    expect(await sha256Of(path)).toBe(sha256(image))
+    const overlay = await openSealedOverlay(sealed.overlay, { chunkSize: CHUNK, size: SIZE })
+    expect([...overlay.dirtyChunks()]).toEqual([0])
+    await overlay.close()
+    await mount.call('commit', 'vm1')
+    expect(overlays()).toHaveLength(1)
+    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+    expect(await sha256Of(path)).toBe(sha256(image))
+  })
+
+  it('drives one that no mount has open on its files, with the same result', async () => {
+    await fill(5000, 20_000, 1)
+    await mount.call('unmount', false)
+    await mount.exited
+    const signal = AbortSignal.timeout(10_000)
+    const sealable = unmountedSealable(world.folders.working, 'vm1', nodeRandom)
+    const sealed = await sealable.seal(signal)
+    const overlay = await openSealedOverlay(sealed.overlay, { chunkSize: CHUNK, size: SIZE })
+    const bytes = Buffer.from(image.subarray(0, CHUNK)).fill(0, 8192, 16384)
+    expect(overlay.coversChunk(0)).toBe(false)
+    await overlay.readOver(0, bytes)
+    expect(sha256(bytes)).toBe(sha256(image.subarray(0, CHUNK)))
+    await overlay.close()
+    await sealable.unseal(signal)
+    expect(await listWorkingCopies(world.folders.working)).toMatchObject([{ name: 'vm1', version: 1, dirtyBytes: Math.ceil(25_000 / 4096) * 4096 - 4096 }])
+    await sealable.seal(signal)
+    await expect(world.start().then(async () => { await run('cat', path) })).rejects.toThrow('busy') // locked until the commit has ended
+    await sealable.unseal(signal)
+    expect(await sha256Of(path)).toBe(sha256(image))
+  })
+
+  it('clones: same bytes, another blob', async () => {
+    await fill(0, 4096, 1)
+    const clone = await control('ioctl', 'clone', path, 'fork')
+    expect(clone).toMatchObject({ blob: 'forkaaaaaaaaaaaa', version: 0, status: 0 })
+    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: 'forkaaaaaaaaaaaa@0' })
+  })
+
+  it('commits by ioctl, which waits', async () => {
+    await fill(0, 4096, 1)
+    expect(await control('ioctl', 'commit', path, '', 'a message')).toEqual({ blob: BLOB, version: 2, status: 0 })
+    await mount.call('set', { failCommits: true })
+    expect(await control('ioctl', 'commit', path)).toEqual({ errno: 'EIO' })
+    expect(await control('ioctl', 'commit', world.path('by-name', IMAGE, '2'))).toEqual({ errno: 'EROFS' })
+    expect(await sha256Of(path)).toBe(sha256(image))
+  })
+
+  it('commits by extended attribute, which only starts it', async () => {
+    await fill(0, 4096, 1)
+    expect(await control('get-attribute', path, 'user.p2pvm.commit')).toEqual({ errno: 'ENODATA' })
+    expect(await control('set-attribute', path, 'user.p2pvm.commit', '')).toEqual({})
+    await expect.poll(async () => JSON.parse((await control('get-attribute', path, 'user.p2pvm.commit'))['value'] as string) as unknown, { timeout: 20_000 })
+      .toEqual({ state: 'done', blob: BLOB, version: 2 })
+    expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: `${BLOB}@2` })
+    await mount.call('set', { failCommits: true })
+    await control('set-attribute', path, 'user.p2pvm.commit', '')
+    await expect.poll(async () => JSON.parse((await control('get-attribute', path, 'user.p2pvm.commit'))['value'] as string) as unknown, { timeout: 20_000 })
+      .toMatchObject({ state: 'failed', code: 'ERR_UNAVAILABLE' })
+    expect(await control('set-attribute', path, 'user.other', 'x')).toEqual({ errno: 'ENOTSUP' })
+  })
+
+  it('commits an alias that nobody has written to', async () => {
+    const alias = world.path(BLOB, '1')
+    expect(await control('ioctl', 'commit', alias)).toMatchObject({ blob: BLOB, version: 2, status: 0 })
+    expect(await sha256Of(alias)).toBe(sha256(image))
+  })
+})

@@ -1,0 +1,75 @@
+/** A disk that is really full: a small tmpfs, filled behind the stores' backs. */
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import { DiskChunkStore } from '../../src/dht/disk-chunk-store.ts'
+import { openLmdbStore } from '../../src/dht/lmdb-store.ts'
+import { nodeDisk } from '../../src/dht/node-disk.ts'
+import { RecordStore } from '../../src/dht/record-store.ts'
+import { createCounters, nodeClock } from '../../src/node/world.ts'
+import { chunkIdOf } from '../../src/protocols/cid.ts'
+import { describeWith } from '../harness/capabilities.ts'
+
+const run = promisify(execFile)
+const silentLog = { debug () {}, info () {}, warn () {}, error () {} }
+const MIB = 1024 * 1024
+
+describeWith(['root'], 'a full disk', () => {
+  let mountpoint: string
+  beforeEach(async () => {
+    mountpoint = await mkdtemp(join(tmpdir(), 'p2pvm-full-'))
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'p2pvm-test', mountpoint])
+  })
+  afterEach(async () => {
+    await run('umount', [mountpoint])
+    await rm(mountpoint, { recursive: true })
+  })
+
+  const fill = async (): Promise<void> => {
+    await writeFile(join(mountpoint, 'filler'), Buffer.alloc(8 * MIB, 1)).catch((error: { code: string }) => { expect(error.code).toBe('ENOSPC') })
+  }
+
+  it('is reported by the chunk store, which leaves nothing behind and goes on when there is room', async () => {
+    const root = join(mountpoint, 'chunks')
+    const store = await DiskChunkStore.open({ disk: nodeDisk, clock: nodeClock, log: silentLog, counters: createCounters() }, { root, durable: true, freeFloorBytes: 0 })
+    const [first, second] = [Buffer.alloc(MIB, 'first'), Buffer.alloc(MIB, 'second')]
+    await store.put(chunkIdOf(first), first)
+    await fill()
+
+    const refused = await store.put(chunkIdOf(second), second).catch((error: unknown) => error)
+    expect(refused).toMatchObject({ code: 'ERR_DISK_FULL', cause: { code: 'ENOSPC' } })
+    expect(await readdir(join(root, 'tmp'))).toEqual([])
+    expect(await store.have([chunkIdOf(first), chunkIdOf(second)])).toEqual([true, false])
+    expect(Buffer.compare(await store.get(chunkIdOf(first)) ?? Buffer.of(), first)).toBe(0)
+
+    await rm(join(mountpoint, 'filler'))
+    expect(await store.put(chunkIdOf(second), second)).toBe(true)
+    expect(store.usage()).toEqual({ chunks: 2, bytes: 2 * MIB })
+  })
+
+  it('is reported by the record store, which goes on when there is room', async () => {
+    await mkdir(join(mountpoint, 'records'))
+    const database = await openLmdbStore(join(mountpoint, 'records', 'records.lmdb'))
+    try {
+      const store = new RecordStore({ store: database, clock: nodeClock })
+      const record = (index: number): { name: string, value: Uint8Array } => ({ name: `node/${index}`, value: Buffer.alloc(100_000, `${index}`) })
+      await store.put([record(0)])
+      await fill()
+      await expect(store.put([record(1), record(2), record(3)])).rejects.toMatchObject({ code: 'ERR_DISK_FULL' })
+      const several = await Promise.allSettled([4, 5, 6, 7].map(async (index) => await store.put([record(index), record(index + 10), record(index + 20)])))
+      expect(several.map((outcome) => (outcome as { reason?: { code?: string } }).reason?.code)).toEqual(Array(4).fill('ERR_DISK_FULL'))
+      expect(store.get('node/1')).toBeUndefined()
+      expect(store.get('node/0')?.length).toBe(100_000)
+      expect(store.count()).toBe(1)
+
+      await rm(join(mountpoint, 'filler'))
+      expect(await store.put([record(1)])).toEqual(['stored'])
+      expect(store.get('node/1')?.length).toBe(100_000)
+    } finally {
+      await database.close()
+    }
+  })
+})
