@@ -1,0 +1,62 @@
+/** The fabric of the benchmarks: six daemons on loopback, new for each round, so that nothing is there already. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ControlClient } from '../../src/node/control-client.ts'
+import { type Fabric, type FabricPeer, startFabric } from '../../testnet/fabric.ts'
+
+export const STORAGE_PEERS = 4
+export const COMPUTE_PEERS = 2
+
+export interface Workshop {
+  readonly fabric: Fabric
+  /** The peer that images are put in at, and one that has never seen them. */
+  readonly importer: FabricPeer
+  readonly reader: FabricPeer
+  /** A folder on the same file system as the peers'; removed with everything in it. */
+  readonly folder: string
+}
+
+/** Runs `work` beside a new fabric, and removes all that there was of both, also when interrupted. */
+export async function withFabric (work: (workshop: Workshop) => Promise<void>): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'p2pvm-bench-'))
+  let fabric: Fabric | undefined
+  const cleanUp = async (): Promise<void> => {
+    await fabric?.stop()
+    await rm(folder, { recursive: true, force: true })
+  }
+  const interrupted = (): void => { void cleanUp().finally(() => { process.exit(130) }) }
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
+  try {
+    fabric = await startFabric({ storage: STORAGE_PEERS, compute: COMPUTE_PEERS, folder: join(folder, 'fabric') })
+    const [importer, reader] = fabric.compute
+    await work({ fabric, importer: importer!, reader: reader!, folder })
+  } finally {
+    process.off('SIGINT', interrupted).off('SIGTERM', interrupted)
+    await cleanUp()
+  }
+}
+
+export function peersOf (fabric: Fabric): FabricPeer[] {
+  return [...fabric.storage, ...fabric.compute]
+}
+
+/** A command that must not fail: its JSON document. */
+export async function p2pvm<T> (peer: FabricPeer, ...args: string[]): Promise<T> {
+  const { code, stdout, stderr, json } = await peer.cli(...args)
+  if (code !== 0) throw new Error(`p2pvm ${args.join(' ')} ended with ${code}: ${stdout}${stderr}`)
+  return json as T
+}
+
+/** The sum of a counter over all peers. */
+export async function counterSum (fabric: Fabric, name: string): Promise<number> {
+  const values = await Promise.all(peersOf(fabric).map(async ({ control }) => {
+    const client = new ControlClient(control)
+    try {
+      return (await client.status()).counters[name] ?? 0
+    } finally {
+      client.close()
+    }
+  }))
+  return values.reduce((sum, value) => sum + value, 0)
+}
