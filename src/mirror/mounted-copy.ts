@@ -13,13 +13,13 @@
  * The daemon, which knows what became of the commit, rebases or unseals; the next seal folds it otherwise.
  */
 import { setImmediate as afterIo } from 'node:timers/promises'
+import { withDeadline } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Log, Random } from '../protocols/seams.ts'
 import { ERRNO, ErrnoError } from './errno.ts'
 import { MountedFile, type MountedFileComponents } from './mounted-file.ts'
 import { Mutex } from './mutex.ts'
 import type { CopyInode } from './namespace.ts'
-import { withDeadline } from './patience.ts'
 import { foldUnder, type Overlay } from './overlay.ts'
 import type { Sealable, Sealed } from './sealable.ts'
 import type { VersionRef } from './source.ts'

@@ -11,7 +11,7 @@ import { ERRNO, ErrnoError } from './errno.ts'
 import { FileView, type FileViewInit } from './file-view.ts'
 import type { Overlay } from './overlay.ts'
 import { SECTOR_BYTES } from './page-map.ts'
-import { withDeadline } from './patience.ts'
+import { withDeadline } from '../protocols/abort.ts'
 import type { Clock } from '../protocols/seams.ts'
 import type { VersionTable } from './version-table.ts'
 

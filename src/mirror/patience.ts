@@ -62,13 +62,3 @@ export class Flights<K> {
     }
   }
 }
-
-/** Does `work` under a deadline, and ends the timer after it. (Node 22 does not know `using`.) */
-export async function withDeadline<T> (clock: Clock, ms: number, signals: ReadonlyArray<AbortSignal | undefined>, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-  const deadline = clock.deadline(ms, ...signals)
-  try {
-    return await work(deadline.signal)
-  } finally {
-    deadline[Symbol.dispose]()
-  }
-}

@@ -95,11 +95,11 @@ async function assertNameIsFree (name: string, blobs: Blobs, signal: AbortSignal
 class Upload {
   readonly placed = new Map<number, ChunkId>()
   readonly #chunks: Chunks
-  readonly #options: ImportOptions
   readonly #pending = new Set<Promise<void>>()
   readonly #settling = new Set<Promise<void>>()
   readonly #seen = new Set<ChunkId>()
   readonly #abort = new AbortController()
+  readonly #signal: AbortSignal
   #pendingBytes = 0
   #failure: unknown
   #newChunks = 0
@@ -111,7 +111,7 @@ class Upload {
 
   constructor (chunks: Chunks, options: ImportOptions) {
     this.#chunks = chunks
-    this.#options = options
+    this.#signal = options.signal === undefined ? this.#abort.signal : AbortSignal.any([this.#abort.signal, options.signal])
   }
 
   async add (index: number, bytes: Uint8Array): Promise<void> {
@@ -134,8 +134,7 @@ class Upload {
   }
 
   async #put (id: ChunkId, bytes: Uint8Array): Promise<void> {
-    const signal = this.#options.signal === undefined ? this.#abort.signal : AbortSignal.any([this.#abort.signal, this.#options.signal])
-    const outcome = await this.#chunks.put(id, bytes, { signal, priority: 'commit' })
+    const outcome = await this.#chunks.put(id, bytes, { signal: this.#signal, priority: 'commit' })
     if (outcome.isNew) {
       this.#newChunks += 1
       this.#storedBytes += bytes.length

@@ -9,10 +9,11 @@ import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
+import { withDeadline } from '../../protocols/abort.ts'
 import { P2pvmError } from '../../protocols/errors.ts'
 import type { Clock, Log } from '../../protocols/seams.ts'
 import { isNodeError } from '../files.ts'
-import { withDeadline, withSignal } from '../patience.ts'
+import { withSignal } from '../patience.ts'
 
 const DEVICE = '/dev/fuse'
 /** What mountinfo and `mount -t` call us. */

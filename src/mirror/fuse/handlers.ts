@@ -5,11 +5,11 @@
  * State it owns: the listings of open folders, and that INIT has been answered.
  */
 import { statfs } from 'node:fs/promises'
+import { withDeadline } from '../../protocols/abort.ts'
 import type { Clock } from '../../protocols/seams.ts'
 import { ErrnoError, ERRNO } from '../errno.ts'
 import type { Entry, Inode, Namespace } from '../namespace.ts'
 import type { OpenFiles } from '../open-files.ts'
-import { withDeadline } from '../patience.ts'
 import { readWorkingCopy } from '../working-copy.ts'
 import { type Commands, isOurs, XATTR_BASE, XATTR_CLONE, XATTR_COMMIT } from './commands.ts'
 import * as wire from './protocol.ts'
