@@ -1,5 +1,6 @@
 /** The fabric of the benchmarks: six daemons on loopback, new for each round, so that nothing is there already. */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { rmSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ControlClient } from '../../src/node/control-client.ts'
@@ -13,19 +14,22 @@ export interface Workshop {
   /** The peer that images are put in at, and one that has never seen them. */
   readonly importer: FabricPeer
   readonly reader: FabricPeer
-  /** A folder on the same file system as the peers'; removed with everything in it. */
+  /** A folder on the same file system as the peers'; removed when the program ends. */
   readonly folder: string
 }
 
-/** Runs `work` beside a new fabric, and removes all that there was of both, also when interrupted. */
+let rooms: string | undefined
+let rounds = 0
+
+/**
+ * Runs `work` beside a new fabric, and stops it, also when interrupted. The files stay until the program ends: ext4 without a
+ * journal does not give out the inodes of deleted files for some minutes, and searching past them would slow the next round.
+ */
 export async function withFabric (work: (workshop: Workshop) => Promise<void>): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), 'p2pvm-bench-'))
+  rooms ??= await folderUntilExit()
+  const folder = join(rooms, String(++rounds))
   let fabric: Fabric | undefined
-  const cleanUp = async (): Promise<void> => {
-    await fabric?.stop()
-    await rm(folder, { recursive: true, force: true })
-  }
-  const interrupted = (): void => { void cleanUp().finally(() => { process.exit(130) }) }
+  const interrupted = (): void => { void Promise.resolve(fabric?.stop()).finally(() => { process.exit(130) }) }
   process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
   try {
     fabric = await startFabric({ storage: STORAGE_PEERS, compute: COMPUTE_PEERS, folder: join(folder, 'fabric') })
@@ -33,8 +37,14 @@ export async function withFabric (work: (workshop: Workshop) => Promise<void>): 
     await work({ fabric, importer: importer!, reader: reader!, folder })
   } finally {
     process.off('SIGINT', interrupted).off('SIGTERM', interrupted)
-    await cleanUp()
+    await fabric?.stop()
   }
+}
+
+async function folderUntilExit (): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'p2pvm-bench-'))
+  process.once('exit', () => { rmSync(folder, { recursive: true, force: true }) })
+  return folder
 }
 
 export function peersOf (fabric: Fabric): FabricPeer[] {

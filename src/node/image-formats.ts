@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { P2pvmError } from '../protocols/errors.ts'
 
 /** Enough of a file for each of the signatures. */
@@ -36,7 +36,8 @@ export async function convertToRaw (file: string, format: string, signal: AbortS
   const path = join(folder, 'image.raw')
   const remove = async (): Promise<void> => { await rm(folder, { recursive: true, force: true }) }
   try {
-    await qemuImg(['convert', '-f', format, '-O', 'raw', '-S', '4k', file, path], { file, format, signal })
+    // An absolute path: qemu-img would take a name with a colon for an address.
+    await qemuImg(['convert', '-f', format, '-O', 'raw', '-S', '4k', resolve(file), path], { file, format, signal })
     return { path, remove }
   } catch (error) {
     await remove()

@@ -1,12 +1,13 @@
 /**
- * The image that an import reads: a raw file with several reads in flight, a block device or a pipe in order, and other
- * formats by way of a raw copy. Yields the parts that are not zeros, then the size; what was a hole is never sent on.
+ * The image that an import reads: a raw file past its holes and with several reads in flight, a block device or a pipe in
+ * order, and other formats by way of a raw copy. Yields the parts that are not zeros, then the size; what was a hole is never sent on.
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { isZero } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
+import { dataRanges, windowsOf } from './data-ranges.ts'
 import { convertToRaw, formatOf, type RawCopy, SIGNATURE_BYTES } from './image-formats.ts'
 
 export interface ImportSource {
@@ -96,30 +97,36 @@ async function headOf (handle: FileHandle): Promise<Uint8Array> {
 async function * fileItems (handle: FileHandle, file: string, { chunkSize, signal }: SourceInit): AsyncGenerator<SparseItem> {
   const before = await handle.stat({ bigint: true })
   const size = Number(before.size)
-  const step = Math.max(chunkSize, READ_BYTES_MIN)
-  const reading: Array<{ readonly offset: number, readonly bytes: Promise<Uint8Array> }> = []
+  const stepBytes = Math.max(chunkSize, READ_BYTES_MIN)
   const changed = (how: string): P2pvmError => new P2pvmError('ERR_SOURCE_CHANGED', `${file} ${how} while it was read; nothing was imported`, { file })
-  const read = async (offset: number, length: number): Promise<Uint8Array> => {
-    const buffer = Buffer.allocUnsafe(length)
-    let filled = 0
-    while (filled < length) {
-      const { bytesRead } = await handle.read(buffer, filled, length - filled, offset + filled)
+  const read = async (buffer: Uint8Array, offset: number): Promise<Uint8Array> => {
+    for (let filled = 0; filled < buffer.length;) {
+      const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, offset + filled)
       if (bytesRead === 0) throw changed('became shorter')
       filled += bytesRead
     }
     return buffer
   }
+  const windows = windowsOf(await dataRanges(handle.fd, { size, blocks: Number(before.blocks) }, signal), { chunkSize, stepBytes, size })
+  // Read again and again into the same few buffers: new memory for each read costs more than the reading.
+  const free: Uint8Array[] = Array.from({ length: READS_AT_ONCE }, () => new Uint8Array(Math.min(stepBytes, size)))
+  const reading: Array<{ readonly offset: number, readonly buffer: Uint8Array, readonly bytes: Promise<Uint8Array> }> = []
+  const readAhead = (): void => {
+    for (let buffer = free.pop(); buffer !== undefined; buffer = free.pop()) {
+      const { value: window } = windows.next()
+      if (window === undefined) return
+      const bytes = read(buffer.subarray(0, window.end - window.start), window.start)
+      bytes.catch(() => {}) // awaited in order below; until then a failure is not unhandled
+      reading.push({ offset: window.start, buffer, bytes })
+    }
+  }
   try {
-    for (let next = 0; next < size || reading.length > 0;) {
+    readAhead()
+    for (let head = reading.shift(); head !== undefined; head = reading.shift()) {
       signal.throwIfAborted()
-      while (next < size && reading.length < READS_AT_ONCE) {
-        const bytes = read(next, Math.min(step, size - next))
-        bytes.catch(() => {}) // awaited in order below; until then a failure is not unhandled
-        reading.push({ offset: next, bytes })
-        next += step
-      }
-      const head = reading.shift()
-      if (head !== undefined) yield * pieces(head.offset, await head.bytes, chunkSize)
+      for (const piece of pieces(head.offset, await head.bytes, chunkSize)) yield { ...piece, bytes: Buffer.from(piece.bytes) }
+      free.push(head.buffer)
+      readAhead()
     }
   } finally {
     await Promise.allSettled(reading.map(async ({ bytes }) => await bytes)) // the caller closes the file next
@@ -164,7 +171,8 @@ async function * rawOnly (source: AsyncIterable<Uint8Array>, name: string): Asyn
   }
 }
 
-function * pieces (offset: number, bytes: Uint8Array, chunkSize: number): Generator<SparseItem> {
+/** Those that are not zeros, as views. */
+function * pieces (offset: number, bytes: Uint8Array, chunkSize: number): Generator<{ readonly offset: number, readonly bytes: Uint8Array }> {
   for (let at = 0; at < bytes.length; at += chunkSize) {
     const piece = bytes.subarray(at, at + chunkSize)
     if (!isZero(piece)) yield { offset: offset + at, bytes: piece }

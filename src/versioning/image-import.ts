@@ -33,8 +33,8 @@ export interface ImportOptions {
   readonly onProgress?: (progress: { doneBytes: number, chunks: number, holes: number, alreadyThere: number }) => void
 }
 
-/** Enough to keep three replicas busy over a 256 KiB chunk's round trip and its fdatasync; bounds the memory of an import. */
-const IN_FLIGHT_BYTES_MAX = 16 * 1024 * 1024
+/** Enough to keep some ten peers busy over a 256 KiB chunk's round trip and its fdatasync; bounds the memory of an import. */
+const IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
 
 /**
  * Pieces must come in ascending order, start on a chunk's boundary and be one chunk long (the last may be shorter).
