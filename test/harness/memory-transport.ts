@@ -86,11 +86,11 @@ export class MemoryNetwork {
 
 export class MemoryTransport implements Transport {
   readonly self: PeerId
-  readonly #network: MemoryNetwork
+  readonly #network: Pick<MemoryNetwork, 'deliver'>
   readonly #handlers = new Map<string, RequestHandler>()
   readonly addresses = new Map<PeerId, readonly string[]>()
 
-  constructor (self: PeerId, network: MemoryNetwork) {
+  constructor (self: PeerId, network: Pick<MemoryNetwork, 'deliver'>) {
     this.self = self
     this.#network = network
   }
@@ -119,7 +119,8 @@ export class MemoryTransport implements Transport {
   }
 }
 
-function carry (message: Message): Message {
+/** A message on the far side: what the codec makes of its body, and a copy of its payload. */
+export function carry (message: Message): Message {
   const body = decodeCbor(encodeCbor(message.body))
   return message.payload === undefined ? { body } : { body, payload: new Uint8Array(message.payload) }
 }

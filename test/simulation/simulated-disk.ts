@@ -17,10 +17,11 @@ const TURNS_MAX = 4
 export class Power {
   readonly chance: Chance
   #crashAt = Infinity
+  #fatal: string | undefined
   steps = 0
 
-  constructor (seed: string) {
-    this.chance = new Chance(seed)
+  constructor (seed: string | Chance) {
+    this.chance = typeof seed === 'string' ? new Chance(seed) : seed
   }
 
   /** At the nth operation from now. */
@@ -29,15 +30,25 @@ export class Power {
     return this
   }
 
+  /** At the next operation of this name; undefined: not any more. */
+  crashAtNext (operation: string | undefined): void {
+    this.#fatal = operation
+  }
+
+  cut (): void {
+    this.crashAfter(0)
+  }
+
   get isOff (): boolean {
     return this.steps >= this.#crashAt
   }
 
   /** One operation: at its own time it takes effect, unless the power is off. When the power goes just then, chance decides. */
-  async step<T> (effect: () => T): Promise<T> {
+  async step<T> (effect: () => T, operation = ''): Promise<T> {
     this.assertOn()
     for (let turns = this.chance.below(TURNS_MAX); turns >= 0; turns--) await Promise.resolve()
     this.assertOn()
+    if (operation === this.#fatal) this.crashAfter(1)
     this.steps += 1
     if (this.isOff && this.chance.unit() < 0.5) this.assertOn()
     const result = effect()
@@ -211,7 +222,7 @@ export class SimulatedDisk implements Disk {
 
   async #step<T> (name: string, effect: () => T): Promise<T> {
     this.calls.set(name, (this.calls.get(name) ?? 0) + 1)
-    return await this.#init.power.step(effect)
+    return await this.#init.power.step(effect, name)
   }
 
   #change (folder: string, apply: (names: Names) => void): void {
@@ -239,12 +250,15 @@ export class SimulatedDisk implements Disk {
 /** A key-value store over the same power. Like lmdb's, its writes reach the disk in order, each of them whole. */
 export class SimulatedKeyValueStore implements KeyValueStore {
   readonly #power: Power
+  readonly #operation: string
   readonly #visible: Map<string, Uint8Array>
   readonly #durable: Map<string, Uint8Array>
   readonly #pending: Array<ReadonlyArray<{ key: string, value: Uint8Array | null }>> = []
 
-  constructor (power: Power, content: ReadonlyMap<string, Uint8Array> = new Map()) {
+  /** `operation` is what the power calls a write: one power may have several stores. */
+  constructor (power: Power, content: ReadonlyMap<string, Uint8Array> = new Map(), operation = 'write entries') {
     this.#power = power
+    this.#operation = operation
     this.#visible = new Map(content)
     this.#durable = new Map(content)
   }
@@ -252,7 +266,12 @@ export class SimulatedKeyValueStore implements KeyValueStore {
   recover (power: Power): SimulatedKeyValueStore {
     const content = new Map(this.#durable)
     for (const operations of this.#pending.slice(0, this.#power.chance.below(this.#pending.length + 1))) apply(operations, content)
-    return new SimulatedKeyValueStore(power, content)
+    return new SimulatedKeyValueStore(power, content, this.#operation)
+  }
+
+  /** What a power cut at this moment would leave at the least. */
+  get durable (): ReadonlyMap<string, Uint8Array> {
+    return this.#durable
   }
 
   get (key: string): Uint8Array | undefined {
@@ -266,14 +285,14 @@ export class SimulatedKeyValueStore implements KeyValueStore {
   }
 
   async write (operations: ReadonlyArray<{ key: string, value: Uint8Array | null }>): Promise<void> {
-    this.#power.assertOn()
+    if (this.#power.isOff) return await this.#power.step(() => {}, this.#operation)
     apply(operations, this.#visible)
     this.#pending.push(operations)
     await this.#power.step(() => {
       // Whatever came before it is on disk with it.
       const index = this.#pending.indexOf(operations)
       for (const earlier of this.#pending.splice(0, index + 1)) apply(earlier, this.#durable)
-    })
+    }, this.#operation)
   }
 
   async close (): Promise<void> {}

@@ -1,0 +1,87 @@
+/**
+ * What the writers did and what anybody saw, for the checks at the end; and the checks that can be made at once: a version that
+ * shows is complete, as are all before it, on W disks; it never changes; the latest never goes back.
+ */
+import { deepStrictEqual } from 'node:assert/strict'
+import type { Version, VersionId } from '../../src/versioning/blobs.ts'
+import { decodePublication } from '../../src/versioning/node-codec.ts'
+import { namesWrittenBy, nodeName, versionName } from '../../src/versioning/tree-names.ts'
+import type { Part } from './reference-model.ts'
+import type { SimulatedPeer } from './simulated-peer.ts'
+
+export type Change = { readonly kind: 'write', readonly parts: readonly Part[] } | { readonly kind: 'append', readonly bytes: Uint8Array }
+
+/** An operation that makes a version. Its id is in the version's message. */
+export interface Operation {
+  readonly id: string
+  readonly change: Change
+  /** Acknowledged as this. */
+  version?: Version
+  /** The answer was that it will never be. */
+  refused?: boolean
+}
+
+export interface Read {
+  readonly id: VersionId
+  readonly offset: number
+  readonly bytes: Uint8Array
+}
+
+export class Journal {
+  readonly #storagePeers: readonly SimulatedPeer[]
+  readonly #acknowledgements: number
+  readonly #seen = new Map<string, Version>()
+  readonly #newest = new Map<string, Version>()
+  readonly operations = new Map<string, Operation>()
+  readonly reads: Read[] = []
+  /** Acknowledged names, and the blobs that they were given to. */
+  readonly names = new Map<string, string>()
+  /** Of which a version 0 was acknowledged. */
+  readonly blobs: string[] = []
+
+  constructor (storagePeers: readonly SimulatedPeer[], acknowledgements: number) {
+    this.#storagePeers = storagePeers
+    this.#acknowledgements = acknowledgements
+  }
+
+  /** The newest version that anybody has seen. Whoever asks from now on must not see an older one. */
+  newest (blob: string): Version {
+    return this.#newest.get(blob)!
+  }
+
+  checkNotOlder ({ blob, version }: VersionId, floor: number): void {
+    if (version < floor) throw new Error(`the latest version of ${blob} was ${floor}, and is ${version} now`)
+  }
+
+  created (version: Version): void {
+    this.blobs.push(version.blob)
+    this.saw(version)
+  }
+
+  /** A published version was shown to somebody. */
+  saw (version: Version): void {
+    const name = `${version.blob}@${version.version}`
+    const before = this.#seen.get(name)
+    if (before !== undefined) {
+      deepStrictEqual(version, before, `${name} has changed`)
+      return
+    }
+    this.#seen.set(name, version)
+    const newest = this.#newest.get(version.blob)
+    for (let earlier = (newest?.version ?? -1) + 1; earlier <= version.version; earlier++) this.#checkComplete({ blob: version.blob, version: earlier })
+    if (newest === undefined || newest.version < version.version) this.#newest.set(version.blob, version)
+  }
+
+  /** Its publication record and every tree node that it names are on W disks. */
+  #checkComplete (id: VersionId): void {
+    const { version, extents, sizeBefore } = decodePublication(this.#onDisks(versionName(id.blob, id.version)), id)
+    if (id.version === 0) return
+    for (const place of namesWrittenBy({ extents, sizeBefore, sizeAfter: version.size }, version).names()) this.#onDisks(nodeName({ ...id, ...place }))
+  }
+
+  #onDisks (name: string): Uint8Array {
+    const values = this.#storagePeers.map((peer) => peer.recordOnDisk(name)).filter((value) => value !== undefined)
+    if (values[0] === undefined || values.length < this.#acknowledgements) throw new Error(`a published version shows, and ${name} is on ${values.length} disks`)
+    return values[0]
+  }
+}

@@ -1,0 +1,46 @@
+/**
+ * Looks at what the version manager says is the latest, on its own machine: as soon as it is up, when it must know of everything
+ * that its last life has shown to anybody, and now and then.
+ */
+import { untilAborted } from '../../src/protocols/abort.ts'
+import type { Journal } from './journal.ts'
+import type { SeededRandom } from './seeded-random.ts'
+import type { Running, SimulatedPeer } from './simulated-peer.ts'
+import type { Surroundings } from './simulated-process.ts'
+
+const LOOK_EVERY_MS = 1_000
+
+export class Watcher {
+  readonly #versionManager: SimulatedPeer
+  readonly #journal: Journal
+  readonly #random: SeededRandom
+  readonly #surroundings: Surroundings
+
+  constructor (versionManager: SimulatedPeer, journal: Journal, random: SeededRandom, surroundings: Surroundings) {
+    this.#versionManager = versionManager
+    this.#journal = journal
+    this.#random = random
+    this.#surroundings = surroundings
+  }
+
+  /** Ends only by throwing. */
+  async run (): Promise<never> {
+    for (;;) {
+      const running = await this.#versionManager.whenUp()
+      const over = running.process.death
+      await untilAborted(this.#lookWhileUp(running), over).catch((error: unknown) => { if (!over.aborted) throw error })
+    }
+  }
+
+  async #lookWhileUp ({ blobs }: Running): Promise<never> {
+    for (;;) {
+      for (const blob of this.#journal.blobs) {
+        const floor = this.#journal.newest(blob).version
+        const latest = await blobs.recent(blob)
+        this.#journal.checkNotOlder(latest, floor)
+        this.#journal.saw(latest)
+      }
+      await this.#surroundings.timeline.sleep(this.#random.exponential(LOOK_EVERY_MS))
+    }
+  }
+}

@@ -1,0 +1,219 @@
+/**
+ * One writer: random operations, one after the other, from random peers. It keeps on until an operation is acknowledged or refused,
+ * also when its peer dies under it: what it was about to do, and the request id, it knows again.
+ */
+import { untilAborted } from '../../src/protocols/abort.ts'
+import { chunkIdOf, isZero, type ChunkId } from '../../src/protocols/cid.ts'
+import { errorCodeOf } from '../../src/protocols/errors.ts'
+import type { Version } from '../../src/versioning/blobs.ts'
+import type { Change, Journal, Operation } from './journal.ts'
+import type { SeededRandom } from './seeded-random.ts'
+import type { Running, SimulatedPeer } from './simulated-peer.ts'
+import type { Surroundings } from './simulated-process.ts'
+
+export interface WriterInit {
+  readonly name: string
+  readonly peers: readonly SimulatedPeer[]
+  readonly random: SeededRandom
+  readonly surroundings: Surroundings
+  readonly journal: Journal
+  /** Whether there is one more operation to do. */
+  readonly take: () => boolean
+  /** Now and then an operation is left where it is. Others then wait for it in vain, and give up, too. */
+  readonly dies: boolean
+}
+
+/** An attempt at an operation, on a peer that is up. */
+type Attempt<T> = (running: Running, signal: AbortSignal, first: boolean) => Promise<T>
+
+export const CHUNK_BYTES = 4096
+const BLOB_BYTES_MAX = 16 * CHUNK_BYTES
+const PARTS_MAX = 4
+/** Whose outcome is not known. Everything else is an answer, and only some of those may be given. */
+const TRANSIENT: ReadonlySet<string> = new Set(['ERR_UNAVAILABLE', 'ERR_TIMEOUT', 'ERR_ABORTED'])
+const PATIENCE_MS = 90_000
+const GIVES_UP_AFTER_MS = 5 * 60_000
+
+export class Writer {
+  readonly #init: WriterInit
+  #count = 0
+
+  constructor (init: WriterInit) {
+    this.#init = init
+  }
+
+  async run (): Promise<void> {
+    const { random, take, journal } = this.#init
+    while (take()) {
+      this.#count += 1
+      if (journal.blobs.length === 0) await this.#create()
+      else await this.#weighted([
+        [4, this.#create], [6, this.#clone], [5, this.#publish], [40, this.#write], [20, this.#append], [15, this.#read], [10, this.#recent]
+      ])
+      await this.#init.surroundings.timeline.sleep(random.exponential(20))
+    }
+  }
+
+  async #weighted (choices: ReadonlyArray<readonly [number, () => Promise<void>]>): Promise<void> {
+    let left = this.#init.random.below(choices.reduce((sum, [weight]) => sum + weight, 0))
+    for (const [weight, work] of choices) {
+      left -= weight
+      if (left < 0) return await work.call(this)
+    }
+  }
+
+  async #create (): Promise<void> {
+    const fanOut = this.#init.random.pick([2, 4, 64])
+    await this.#settled(await this.#untilDone('create', async ({ blobs }, signal) => await blobs.create({ chunkSize: CHUNK_BYTES, fanOut }, { signal })))
+  }
+
+  async #clone (): Promise<void> {
+    const source = this.#anyVersion()
+    await this.#settled(await this.#untilDone(`clone ${source.blob}@${source.version}`, async ({ blobs }, signal) => await blobs.clone(source, {}, { signal })))
+  }
+
+  /** A clone with a name and a first version of its own, in one step. */
+  async #publish (): Promise<void> {
+    const { random, journal } = this.#init
+    const source = this.#anyVersion()
+    const name = `image-${this.#init.name}-${this.#count}`
+    const indices = new Set(Array.from({ length: 1 + random.below(4) }, () => random.below(BLOB_BYTES_MAX / CHUNK_BYTES)))
+    const parts = [...indices].map((index) => ({ offset: index * CHUNK_BYTES, bytes: this.#bytes(CHUNK_BYTES) }))
+    const size = Math.max(...parts.map(({ offset }) => offset + CHUNK_BYTES))
+    const operation = this.#operation({ kind: 'write', parts })
+    const version = await this.#untilDone(`${operation.id} as ${name}`, async ({ blobs, chunks }, signal, first) => {
+      const known = await this.#outcome(operation, blobs, signal, first)
+      if (known !== undefined) return known
+      const ids = new Map<number, ChunkId | null>()
+      for (const { offset, bytes } of parts) {
+        if (!isZero(bytes)) await chunks.put(chunkIdOf(bytes), bytes, { signal })
+        ids.set(offset / CHUNK_BYTES, isZero(bytes) ? null : chunkIdOf(bytes))
+      }
+      const request = { requestId: operation.id, target: { kind: 'clone' as const, source, name }, chunks: ids, size, bytesChanged: size, message: operation.id }
+      return await blobs.publish(request, { signal })
+    })
+    if (version === undefined) return
+    operation.version = version
+    journal.names.set(name, version.blob)
+    const start = await this.#untilDone(`version 0 of ${version.blob}`, async ({ blobs }, signal) => await blobs.version({ blob: version.blob, version: 0 }, { signal }))
+    await this.#settled(start)
+    journal.saw(version)
+  }
+
+  async #write (): Promise<void> {
+    const { random, journal } = this.#init
+    const blob = random.pick(journal.blobs)
+    const parts = Array.from({ length: 1 + random.below(PARTS_MAX) }, () => {
+      const aligned = random.unit() < 0.3
+      const offset = random.below(BLOB_BYTES_MAX / 2) * (random.unit() < 0.2 ? 2 : 1)
+      return { offset: aligned ? offset - offset % CHUNK_BYTES : offset, bytes: this.#bytes(aligned ? CHUNK_BYTES : 1 + random.below(3 * CHUNK_BYTES)) }
+    })
+    const expectedBase = random.unit() < 0.1 ? journal.newest(blob).version : undefined
+    await this.#change(blob, { kind: 'write', parts }, expectedBase)
+  }
+
+  async #append (): Promise<void> {
+    const { random, journal } = this.#init
+    await this.#change(random.pick(journal.blobs), { kind: 'append', bytes: this.#bytes(1 + random.below(2 * CHUNK_BYTES)) }, undefined)
+  }
+
+  async #change (blob: string, change: Change, expectedBase: number | undefined): Promise<void> {
+    const operation = this.#operation(change)
+    const options = { requestId: operation.id, message: operation.id, ...expectedBase === undefined ? {} : { expectedBase } }
+    const version = await this.#untilDone(`${operation.id} on ${blob}`, async ({ blobs }, signal, first) => {
+      const known = await this.#outcome(operation, blobs, signal, first)
+      if (known !== undefined) return known
+      try {
+        return change.kind === 'append'
+          ? await blobs.append(blob, change.bytes, { ...options, signal })
+          : await blobs.write(blob, change.parts, { ...options, signal })
+      } catch (error) {
+        if (expectedBase === undefined || errorCodeOf(error) !== 'ERR_CONFLICT') throw error
+        operation.refused = true
+        return undefined
+      }
+    })
+    if (version === undefined) return
+    operation.version = version
+    this.#init.journal.saw(version)
+  }
+
+  async #read (): Promise<void> {
+    const { random, journal } = this.#init
+    const id = this.#anyVersion()
+    const offset = random.below(BLOB_BYTES_MAX)
+    const size = random.below(BLOB_BYTES_MAX)
+    await this.#untilDone(`read ${id.blob}@${id.version}`, async ({ blobs }, signal) => {
+      const version = await blobs.version(id, { signal })
+      journal.reads.push({ id, offset, bytes: await blobs.read(version, offset, size, { signal }) })
+      journal.saw(version)
+    })
+  }
+
+  async #recent (): Promise<void> {
+    const { random, journal } = this.#init
+    const blob = random.pick(journal.blobs)
+    await this.#untilDone(`recent ${blob}`, async ({ blobs }, signal) => {
+      const floor = journal.newest(blob).version
+      const version = await blobs.recent(blob, { signal })
+      journal.checkNotOlder(version, floor)
+      journal.saw(version)
+    })
+  }
+
+  /** After a failure, sometimes, what became of it is asked first. */
+  async #outcome ({ id }: Operation, blobs: Running['blobs'], signal: AbortSignal, first: boolean): Promise<Version | undefined> {
+    return first || this.#init.random.unit() < 0.5 ? undefined : await blobs.outcome(id, { signal })
+  }
+
+  /** Of a new blob's version 0. */
+  async #settled (version: Version | undefined): Promise<void> {
+    if (version !== undefined) this.#init.journal.created(version)
+  }
+
+  /** The outcome of the first attempt that does not end in doubt; undefined when the writer died of it. */
+  async #untilDone<T> (what: string, attempt: Attempt<T>): Promise<T | undefined> {
+    const { peers, random, surroundings: { timeline, trace }, dies, name } = this.#init
+    const endMs = dies ? timeline.elapsedMs + (random.unit() < 0.1 ? random.unit() * 1_500 : GIVES_UP_AFTER_MS) : Infinity
+    for (let first = true; ; first = false) {
+      const peer = random.pick(peers)
+      const running = await peer.whenUp()
+      trace.add(name, first ? 'begins' : 'repeats', what, 'at', peer.id)
+      const patienceMs = Math.min(random.unit() < 0.2 ? 20 + random.unit() * 2_000 : PATIENCE_MS, endMs - timeline.elapsedMs)
+      const patience = running.process.clock.deadline(patienceMs)
+      try {
+        const result = await untilAborted(attempt(running, patience.signal, first), running.process.death)
+        trace.add(name, 'has done', what)
+        return result
+      } catch (error) {
+        const code = errorCodeOf(error)
+        trace.add(name, 'failed with', code, what)
+        // When every copy was garbled on its way the next ones will not be.
+        if (!TRANSIENT.has(code) && !(code === 'ERR_CORRUPT' && this.#init.surroundings.weather().garbled > 0)) throw new Error(`${name}: ${what} at ${peer.id}`, { cause: error })
+      } finally {
+        patience[Symbol.dispose]()
+      }
+      if (timeline.elapsedMs >= endMs) return undefined
+      await timeline.sleep(random.exponential(200))
+    }
+  }
+
+  #operation (change: Change): Operation {
+    const operation = { id: `operation-${this.#init.name}-${this.#count}`, change }
+    this.#init.journal.operations.set(operation.id, operation)
+    return operation
+  }
+
+  #anyVersion (): { blob: string, version: number } {
+    const { random, journal } = this.#init
+    const blob = random.pick(journal.blobs)
+    return { blob, version: random.below(journal.newest(blob).version + 1) }
+  }
+
+  /** Zeros are holes, and what others write, too, is stored once: both are common. */
+  #bytes (count: number): Uint8Array {
+    const { random } = this.#init
+    const kind = random.unit()
+    return kind < 0.1 ? new Uint8Array(count) : kind < 0.4 ? new Uint8Array(count).fill(1 + random.below(2)) : random.bytes(count)
+  }
+}
