@@ -8,7 +8,7 @@ import { isZero } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
 import { dataRanges, windowsOf } from './data-ranges.ts'
-import { convertToRaw, formatOf, type RawCopy, SIGNATURE_BYTES } from './image-formats.ts'
+import { formatOf, rawCopyOf, SIGNATURE_BYTES } from './image-formats.ts'
 
 export interface ImportSource {
   /** Bytes, holes included; undefined for a pipe or device. */
@@ -51,34 +51,20 @@ export async function openImportSource (file: string, init: SourceInit): Promise
         }
       }
     }
-    const format = formatOf(await headOf(handle))
-    if (format === undefined) return { size: stat.size, format: 'raw', items: () => fileItems(handle, file, init), close: async () => { await handle.close() } }
-    return await convertedSource(handle, file, format, init)
+    const head = await headOf(handle)
+    const format = formatOf(head)
+    if (format === undefined) return fileSource(handle, stat.size, { file, format: 'raw' }, init)
+    const copy = await rawCopyOf({ file, format, head }, init.signal)
+    await handle.close()
+    return fileSource(copy, (await copy.stat()).size, { file, format }, init)
   } catch (error) {
     await handle.close()
     throw error
   }
 }
 
-async function convertedSource (original: FileHandle, file: string, format: string, init: SourceInit): Promise<ImportSource> {
-  const copy: RawCopy = await convertToRaw(file, format, init.signal)
-  let raw: FileHandle
-  try {
-    raw = await open(copy.path)
-  } catch (error) {
-    await copy.remove()
-    throw error
-  }
-  await original.close()
-  return {
-    size: (await raw.stat()).size,
-    format,
-    items: () => fileItems(raw, copy.path, init),
-    async close () {
-      await raw.close()
-      await copy.remove()
-    }
-  }
+function fileSource (handle: FileHandle, size: number, { file, format }: { file: string, format: string }, init: SourceInit): ImportSource {
+  return { size, format, items: () => fileItems(handle, file, init), close: async () => { await handle.close() } }
 }
 
 async function openForReading (file: string): Promise<FileHandle> {
@@ -162,11 +148,13 @@ async function * streamItems (source: AsyncIterable<Uint8Array>, { chunkSize, si
 
 /** A format that needs random access cannot come through a pipe; taken for raw, nothing could boot from it. */
 async function * rawOnly (source: AsyncIterable<Uint8Array>, name: string): AsyncGenerator<Uint8Array> {
-  let first = true
+  let head = Buffer.alloc(0)
   for await (const part of source) {
-    const format = first ? formatOf(part) : undefined
-    if (format !== undefined) throw new P2pvmError('ERR_USAGE', `${name} holds a ${format} image: import it from a file, so that qemu-img can read it`, { format })
-    first = false
+    if (head.length < SIGNATURE_BYTES) {
+      head = Buffer.concat([head, part.subarray(0, SIGNATURE_BYTES - head.length)]) // a pipe may begin with a few bytes
+      const format = formatOf(head)
+      if (format !== undefined) throw new P2pvmError('ERR_USAGE', `${name} holds a ${format} image: import it from a file, so that qemu-img can read it`, { format })
+    }
     yield part
   }
 }

@@ -1,12 +1,13 @@
 /**
  * What a command says: the result on stdout (one JSON document with --json, else text for people), progress and errors on
- * stderr. Progress shows on a terminal only. Colour only there too, and never under NO_COLOR.
+ * stderr. Progress shows on a terminal only, and not with --json. Colour only there too, and never under NO_COLOR.
  */
 import { errorDocument } from './error-document.ts'
 import { formatBytes, formatDuration } from './units.ts'
 
 interface Terminal {
   readonly isTTY?: boolean
+  readonly columns?: number
   write (text: string): unknown
 }
 
@@ -55,13 +56,15 @@ export class Output {
   }
 
   get showsProgress (): boolean {
-    return this.#init.stderr.isTTY === true
+    return this.#init.stderr.isTTY === true && !this.#init.json
   }
 
   /** Overwrites the line before. */
   progress (line: string): void {
     if (!this.showsProgress) return
-    this.#init.stderr.write(`\r\x1b[K${line}`)
+    // What is longer than the terminal is wide goes on in the next line, and only that one could be overwritten.
+    const columns = this.#init.stderr.columns ?? 0
+    this.#init.stderr.write(`\r\x1b[K${columns > 0 ? line.slice(0, columns - 1) : line}`)
     this.#progressShown = true
   }
 
