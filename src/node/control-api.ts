@@ -3,7 +3,7 @@
  * in the daemon, `control-client.ts` is the typed client that the commands, the mount and the library (`connect`) share.
  *
  * Errors are `{"error":{"code","message","fields"}}` with the HTTP status of `statusOf(code)`; the client throws the same
- * P2pvmError. Import and export carry a *sparse stream*: see sparse-stream.ts.
+ * P2pvmError. Image and blob bytes travel as a *sparse stream*: see sparse-stream.ts.
  *
  *   GET    /v1/status                                   → Status
  *   GET    /v1/peers                                    → PeerRow[]
@@ -17,6 +17,12 @@
  *                                                       (Accept: application/x-ndjson: a line per ImportProgress before it)
  *   GET    /v1/export?ref=REF                           → sparse stream
  *   GET    /v1/verify?ref=REF                           → VerifyResult
+ *   POST   /v1/blobs              {chunkSize?, fanOut?, name?}            → CreateResult
+ *   POST   /v1/write?ref&expectedBase?&message?         sparse stream → WriteResult      (what it leaves out stays as it was)
+ *   POST   /v1/append?ref&expectedBase?&message?        sparse stream → AppendResult     (from offset 0, without gaps)
+ *                                                       (Accept: application/x-ndjson: a line per WriteProgress before it)
+ *   GET    /v1/read?ref&offset?&size?                   → sparse stream   (offsets from the first byte read; holes left out)
+ *   GET    /v1/recent?ref=BLOB|NAME                     → VersionRow
  *   GET    /v1/working-copies                           → WorkingCopyRow[]
  *   POST   /v1/working-copies     {name, ref}           → WorkingCopyRow
  *   DELETE /v1/working-copies/NAME                      → {}
@@ -29,12 +35,13 @@ import type { Priority } from '../dht/chunks.ts'
 import type { Role } from '../dht/membership.ts'
 import type { ChunkId } from '../protocols/cid.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
+import type { Part } from '../versioning/blobs.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
 
 export const SPARSE_STREAM_TYPE = 'application/vnd.p2pvm.sparse'
-/** What an import answers with when the client accepts it: `{"progress"}` lines, then `{"result"}` or an error document. */
+/** What an import, write or append answers with when the client accepts it: `{"progress"}` lines, then `{"result"}` or an error document. */
 export const LINES_TYPE = 'application/x-ndjson'
-/** The exported version's row, as JSON, percent-encoded: a header holds ASCII only. */
+/** The row of the version that is exported or read, as JSON, percent-encoded: a header holds ASCII only. */
 export const VERSION_HEADER = 'x-p2pvm-version'
 
 export interface Status {
@@ -106,6 +113,29 @@ export interface ImportProgress {
   readonly alreadyThere: number
 }
 
+export interface CreateResult {
+  readonly blob: string
+  readonly version: number // 0
+  readonly chunkSize: number
+  readonly fanOut: number
+  readonly name: string | null
+}
+
+export interface WriteResult {
+  readonly blob: string
+  readonly version: number
+  readonly size: number // of the blob
+  readonly bytes: number // written
+}
+
+export interface AppendResult extends WriteResult {
+  readonly offset: number // where they begin
+}
+
+export interface WriteProgress {
+  readonly doneBytes: number
+}
+
 export interface WorkingCopyRow {
   readonly name: string
   readonly blob: string
@@ -161,6 +191,14 @@ export interface ControlHandlers {
   /** Pieces in ascending order, then the size. */
   export (ref: string, call: Call): Promise<{ readonly version: VersionRow, readonly items: AsyncIterable<SparseItem> }>
   verify (ref: string, call: Call): Promise<VerifyResult>
+  createBlob (request: CreateRequest, call: Call): Promise<CreateResult>
+  /** One version. The parts ascend and do not overlap. */
+  writeBlob (request: WriteRequest, parts: AsyncIterable<Part>, call: Call): Promise<WriteResult>
+  appendBlob (request: WriteRequest, bytes: AsyncIterable<Uint8Array>, call: Call): Promise<AppendResult>
+  /** Pieces in ascending order, counted from `offset`, then how many bytes it is: fewer than asked for at the version's end. */
+  readBlob (ref: string, range: ReadRange, call: Call): Promise<{ readonly version: VersionRow, readonly items: AsyncIterable<SparseItem> }>
+  /** The latest version. ERR_USAGE for a ref that names another one. */
+  recent (ref: string, call: Call): Promise<VersionRow>
   workingCopies (call: Call): Promise<WorkingCopyRow[]>
   createWorkingCopy (request: { readonly name: string, readonly ref: string }, call: Call): Promise<WorkingCopyRow>
   removeWorkingCopy (name: string, call: Call): Promise<void>
@@ -183,6 +221,30 @@ export interface ImportRequest {
   readonly name: string
   readonly chunkSize: number
   readonly message?: string | undefined
+}
+
+export interface CreateRequest {
+  /** A power of two from 4 KiB to 4 MiB; 256 KiB unless told. */
+  readonly chunkSize?: number | undefined
+  /** Of its segment tree: a power of two from 2 to 128; 64 unless told. */
+  readonly fanOut?: number | undefined
+  readonly name?: string | undefined
+}
+
+/** What a WRITE or APPEND says beside its bytes. */
+export interface WriteRequest {
+  /** The blob's id, or an unambiguous beginning of it, or its name. */
+  readonly ref: string
+  /** ERR_CONFLICT when its latest version is not this one. */
+  readonly expectedBase?: number | undefined
+  readonly message?: string | undefined
+}
+
+export interface ReadRange {
+  /** 0 unless told. */
+  readonly offset?: number | undefined
+  /** To the end unless told. */
+  readonly size?: number | undefined
 }
 
 export interface ChunkRange {

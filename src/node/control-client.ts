@@ -9,11 +9,13 @@ import type { ChunkId } from '../protocols/cid.ts'
 import { abortErrorOf } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
+import type { Part } from '../versioning/blobs.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
 import {
-  type ChunkRange, type CloneRequest, type CloneResult, type CommitRequest, type CommitResult, type ControlHandlers, type ImageRow,
-  type ImportProgress, type ImportRequest, type ImportResult, LINES_TYPE, type PeerRow, SPARSE_STREAM_TYPE, type Status,
-  type VerifyResult, VERSION_HEADER, type VersionRow, type WorkingCopyRow
+  type AppendResult, type ChunkRange, type CloneRequest, type CloneResult, type CommitRequest, type CommitResult, type ControlHandlers,
+  type CreateRequest, type CreateResult, type ImageRow, type ImportProgress, type ImportRequest, type ImportResult, LINES_TYPE, type PeerRow,
+  type ReadRange, SPARSE_STREAM_TYPE, type Status, type VerifyResult, VERSION_HEADER, type VersionRow, type WorkingCopyRow, type WriteProgress,
+  type WriteRequest, type WriteResult
 } from './control-api.ts'
 import { readErrorDocument } from './error-document.ts'
 import { type RequestInit, requestJson, requestStream } from './http-json.ts'
@@ -35,6 +37,8 @@ const VERIFY_DEADLINE_MS = 60 * 60_000
 /** A stream from which nothing has come for so long has hung. */
 const SILENCE_MS_MAX = 120_000
 const CONNECTIONS_MAX = 128
+/** Of `readBytes`: a program that wants more at once wants a stream. */
+const READ_BYTES_MAX = 256 * 1024 * 1024
 
 export class ControlClient implements ControlHandlers {
   readonly socket: string
@@ -90,30 +94,59 @@ export class ControlClient implements ControlHandlers {
    * thrown here, and nothing is published. ERR_USAGE for the name or the chunk size, ERR_CONFLICT when the name is taken.
    */
   async import (request: ImportRequest, source: AsyncIterable<SparseItem>, options?: CallOptions & { readonly onProgress?: (progress: ImportProgress) => void }): Promise<ImportResult> {
-    const response = await requestStream(this.socket, 'POST', '/v1/import', {
-      query: { ...request },
-      headers: { accept: LINES_TYPE, 'content-type': SPARSE_STREAM_TYPE },
-      body: encodeSparse(source),
-      deadlineMs: QUERY_DEADLINE_MS,
-      signal: options?.signal,
-      agent: this.#agent
-    })
-    for await (const line of lines(unbroken(response, options?.signal))) {
-      const message = JSON.parse(line) as { progress?: ImportProgress, result?: ImportResult }
-      if (message.result !== undefined) return message.result
-      if (message.progress === undefined) throw readErrorDocument(message)
-      options?.onProgress?.(message.progress)
-    }
-    throw new P2pvmError('ERR_UNAVAILABLE', 'the daemon went away during the import')
+    return await this.#upload('/v1/import', { ...request }, encodeSparse(source), options)
   }
 
   /** The parts of a version that are not zeros, ascending, then its size. Errors of the fabric come out of the iteration. */
   async export (ref: string, options?: CallOptions): Promise<{ readonly version: VersionRow, readonly items: AsyncIterable<SparseItem> }> {
-    const response = await requestStream(this.socket, 'GET', '/v1/export', {
-      query: { ref }, deadlineMs: QUERY_DEADLINE_MS, signal: options?.signal, agent: this.#agent
-    })
-    const version = JSON.parse(decodeURIComponent(String(response.headers[VERSION_HEADER]))) as VersionRow
-    return { version, items: decodeSparse(unbroken(response, options?.signal)) }
+    return await this.#download('/v1/export', { ref }, options)
+  }
+
+  /** A blob without content: version 0. ERR_USAGE for the sizes or the name, ERR_CONFLICT when the name is taken. */
+  async createBlob (request: CreateRequest = {}, options?: CallOptions): Promise<CreateResult> {
+    return await this.#post('/v1/blobs', request, options)
+  }
+
+  /**
+   * One version from any number of parts, of any offset and size, which ascend and do not overlap; a part may be as long as fits
+   * into memory, and all together more. What `parts` throws is thrown here, and nothing is published. ERR_NOT_FOUND,
+   * ERR_CONFLICT when the blob has moved on from `expectedBase`.
+   */
+  async writeBlob (
+    request: WriteRequest, parts: AsyncIterable<Part> | Iterable<Part>, options?: CallOptions & { readonly onProgress?: (progress: WriteProgress) => void }
+  ): Promise<WriteResult> {
+    return await this.#upload('/v1/write', { ...request }, encodeSparse(untilEnd(parts)), options)
+  }
+
+  /** One version from bytes at the end of the blob, wherever that is by then. As `writeBlob`. */
+  async appendBlob (
+    request: WriteRequest, bytes: Uint8Array | AsyncIterable<Uint8Array>, options?: CallOptions & { readonly onProgress?: (progress: WriteProgress) => void }
+  ): Promise<AppendResult> {
+    return await this.#upload('/v1/append', { ...request }, encodeSparse(untilEnd(inOrder(bytes instanceof Uint8Array ? [bytes] : bytes))), options)
+  }
+
+  /**
+   * What of a range of a version is not zeros, ascending, counted from the first byte of the range; then how many bytes the range
+   * has, cut at the version's end. Errors of the fabric come out of the iteration.
+   */
+  async readBlob (ref: string, range: ReadRange = {}, options?: CallOptions): Promise<{ readonly version: VersionRow, readonly items: AsyncIterable<SparseItem> }> {
+    return await this.#download('/v1/read', { ref, ...range }, options)
+  }
+
+  /** As `readBlob`, in memory: at most READ_BYTES_MAX, ERR_USAGE for more. */
+  async readBytes (ref: string, range: ReadRange = {}, options?: CallOptions): Promise<Uint8Array> {
+    const { version, items } = await this.readBlob(ref, range, options)
+    const { offset = 0, size = Infinity } = range
+    const length = Math.max(0, Math.min(size, version.size - offset))
+    if (length > READ_BYTES_MAX) throw new P2pvmError('ERR_USAGE', `${length} bytes are more than is read into memory, ${READ_BYTES_MAX}: use readBlob`)
+    const bytes = new Uint8Array(length)
+    for await (const item of items) if ('bytes' in item) bytes.set(item.bytes, item.offset)
+    return bytes
+  }
+
+  /** The latest version of a blob, by its id or name. ERR_NOT_FOUND. */
+  async recent (ref: string, options?: CallOptions): Promise<VersionRow> {
+    return await this.#get('/v1/recent', { ref }, options)
   }
 
   /** Has every replica of every chunk of a version read and hashed where it lies. */
@@ -156,6 +189,31 @@ export class ControlClient implements ControlHandlers {
     return await text(unbroken(response, options?.signal))
   }
 
+  /** A sparse stream, and progress while it goes, however long it takes. */
+  async #upload<Progress, Result> (
+    path: string, query: Readonly<Record<string, string | number | undefined>>, body: AsyncIterable<Uint8Array>,
+    { signal, onProgress }: CallOptions & { readonly onProgress?: (progress: Progress) => void } = {}
+  ): Promise<Result> {
+    const response = await requestStream(this.socket, 'POST', path, {
+      query, headers: { accept: LINES_TYPE, 'content-type': SPARSE_STREAM_TYPE }, body, deadlineMs: QUERY_DEADLINE_MS, signal, agent: this.#agent
+    })
+    for await (const line of lines(unbroken(response, signal))) {
+      const message = JSON.parse(line) as { progress?: Progress, result?: Result }
+      if (message.result !== undefined) return message.result
+      if (message.progress === undefined) throw readErrorDocument(message)
+      onProgress?.(message.progress)
+    }
+    throw new P2pvmError('ERR_UNAVAILABLE', 'the daemon went away before it was done')
+  }
+
+  async #download (
+    path: string, query: Readonly<Record<string, string | number | undefined>>, options?: CallOptions
+  ): Promise<{ readonly version: VersionRow, readonly items: AsyncIterable<SparseItem> }> {
+    const response = await requestStream(this.socket, 'GET', path, { query, deadlineMs: QUERY_DEADLINE_MS, signal: options?.signal, agent: this.#agent })
+    const version = JSON.parse(decodeURIComponent(String(response.headers[VERSION_HEADER]))) as VersionRow
+    return { version, items: decodeSparse(unbroken(response, options?.signal)) }
+  }
+
   async #get<T> (path: string, query: Readonly<Record<string, string | number>>, options?: CallOptions, deadlineMs = QUERY_DEADLINE_MS): Promise<T> {
     return await this.#request('GET', path, { query, deadlineMs, signal: options?.signal })
   }
@@ -166,6 +224,27 @@ export class ControlClient implements ControlHandlers {
 
   async #request<T> (method: 'GET' | 'POST' | 'DELETE', path: string, init: RequestInit): Promise<T> {
     return await requestJson<T>(this.socket, method, path, { ...init, agent: this.#agent })
+  }
+}
+
+/** As a sparse stream has it: the parts, then where the last one ends. ERR_USAGE for what is not in order. */
+async function * untilEnd (parts: AsyncIterable<Part> | Iterable<Part>): AsyncGenerator<SparseItem> {
+  let size = 0
+  for await (const { offset, bytes } of parts) {
+    if (bytes.length === 0) continue
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(offset + bytes.length)) throw new P2pvmError('ERR_USAGE', `cannot write ${bytes.length} bytes at ${offset}`)
+    if (offset < size) throw new P2pvmError('ERR_USAGE', `cannot write at ${offset} after what ends at ${size}: extents ascend and do not overlap`)
+    yield { offset, bytes }
+    size = offset + bytes.length
+  }
+  yield { size }
+}
+
+async function * inOrder (source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Part> {
+  let offset = 0
+  for await (const bytes of source) {
+    yield { offset, bytes }
+    offset += bytes.length
   }
 }
 

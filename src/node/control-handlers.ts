@@ -3,12 +3,14 @@
  */
 import { keyOfRecord } from '../dht/placement.ts'
 import { chunkIdOfDigest, digestOf } from '../protocols/cid.ts'
+import { P2pvmError } from '../protocols/errors.ts'
+import { parseRef } from '../versioning/blob-ref.ts'
 import type { Version } from '../versioning/blobs.ts'
-import { exportVersion, verifyVersion } from '../versioning/image-export.ts'
+import { exportVersion, readVersion, verifyVersion } from '../versioning/image-export.ts'
 import { importImage } from '../versioning/image-import.ts'
 import { listMounts } from './mounts.ts'
 import type { Peer } from './peer.ts'
-import type { ControlHandlers, Status, VersionRow } from './control-api.ts'
+import type { ControlHandlers, Status, VersionRow, WriteRequest, WriteResult } from './control-api.ts'
 import type { WorkingCopies } from './working-copies.ts'
 import type { CounterRegistry } from './world.ts'
 
@@ -23,6 +25,19 @@ export interface ControlHandlersComponents {
 export function controlHandlers ({ peer, workingCopies, counters, control, version: program }: ControlHandlersComponents): ControlHandlers {
   const startedMs = peer.clock.monotonic()
   const { dataDir, blobs, cachedChunks: chunks } = peer
+
+  /** A blob by its id or name: the latest version. */
+  const recent = async (ref: string, signal: AbortSignal): Promise<Version> => {
+    if (parseRef(ref).version !== undefined) throw new P2pvmError('ERR_USAGE', `${ref} is one version; a blob is named by its id or name alone`, { ref })
+    return await blobs.resolve(ref, { signal })
+  }
+
+  /** Asked before the first byte is read: nobody wants to learn it after two gigabytes. The assignment asks again. */
+  const blobToWrite = async ({ ref, expectedBase }: WriteRequest, signal: AbortSignal): Promise<string> => {
+    const { blob, version: latest } = await recent(ref, signal)
+    if (expectedBase === undefined || expectedBase === latest) return blob
+    throw new P2pvmError('ERR_CONFLICT', `${blob} has moved on: its latest version is ${latest}, not ${expectedBase}`, { blob, latest, expectedBase })
+  }
 
   return {
     async status (): Promise<Status> {
@@ -118,6 +133,33 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
       return { blob: version.blob, version: version.version, replicas: { wanted, found }, ...sums }
     },
 
+    async createBlob ({ chunkSize, fanOut, name }, { signal }) {
+      const created = await blobs.create({
+        ...chunkSize === undefined ? {} : { chunkSize }, ...fanOut === undefined ? {} : { fanOut }, ...name === undefined ? {} : { name }
+      }, { signal })
+      return { blob: created.blob, version: created.version, chunkSize: created.chunkSize, fanOut: created.fanOut, name: name ?? null }
+    },
+
+    async writeBlob (request, parts, { signal }) {
+      const { expectedBase, message } = request
+      return writtenOf(await blobs.write(await blobToWrite(request, signal), parts, { expectedBase, message, signal }))
+    },
+
+    async appendBlob (request, bytes, { signal }) {
+      const { expectedBase, message } = request
+      const written = writtenOf(await blobs.append(await blobToWrite(request, signal), bytes, { expectedBase, message, signal }))
+      return { ...written, offset: written.size - written.bytes }
+    },
+
+    async readBlob (ref, { offset = 0, size }, { signal }) {
+      const version = await blobs.resolve(ref, { signal })
+      // Not through the cache: it is for what machines read again, and has no bound but the disk.
+      const items = readVersion(version, { offset, size: size ?? version.size }, { blobs, chunks: peer.chunks, signal })
+      return { version: rowOf(version), items }
+    },
+
+    recent: async (ref, { signal }) => rowOf(await recent(ref, signal)),
+
     workingCopies: async () => await workingCopies.list(),
     createWorkingCopy: async ({ name, ref }, { signal }) => await workingCopies.create(name, ref, signal),
     removeWorkingCopy: async (name) => { await workingCopies.remove(name) },
@@ -133,6 +175,10 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
 
     metrics: async () => counters.render()
   }
+}
+
+function writtenOf ({ blob, version, size, bytesChanged }: Version): WriteResult {
+  return { blob, version, size, bytes: bytesChanged }
 }
 
 function rowOf (version: Version): VersionRow {

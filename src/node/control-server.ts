@@ -6,7 +6,9 @@ import type { Priority } from '../dht/chunks.ts'
 import { checkChunkSize } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Log } from '../protocols/seams.ts'
-import { type ControlHandlers, type ImportProgress, type ImportResult, LINES_TYPE, SPARSE_STREAM_TYPE, VERSION_HEADER } from './control-api.ts'
+import type { Part } from '../versioning/blobs.ts'
+import type { SparseItem } from '../versioning/image-import.ts'
+import { type ControlHandlers, type ImportProgress, LINES_TYPE, SPARSE_STREAM_TYPE, VERSION_HEADER, type VersionRow, type WriteProgress, type WriteRequest } from './control-api.ts'
 import { errorDocument } from './error-document.ts'
 import { json, type Reply, type Route, type RoutedRequest, serveOnSocket, type SocketServer } from './http-server.ts'
 import { alignToChunks, decodeSparse, encodeSparse } from './sparse-stream.ts'
@@ -41,11 +43,15 @@ function controlRoutes (handlers: ControlHandlers): Route[] {
       count: countOf(call, 'count', CHUNK_IDS_AT_ONCE_MAX)
     }, call)),
     get('/v1/verify', async (call) => await handlers.verify(textOf(call, 'ref'), call)),
+    get('/v1/recent', async (call) => await handlers.recent(textOf(call, 'ref'), call)),
     get('/v1/working-copies', async (call) => await handlers.workingCopies(call)),
     post('/v1/fetch', async (body, { signal }) => {
       await handlers.fetch(body.texts('chunks'), { signal, priority: priorityOf(body.optional('priority')) })
       return {}
     }),
+    post('/v1/blobs', async (body, call) => await handlers.createBlob({
+      chunkSize: body.count('chunkSize'), fanOut: body.count('fanOut'), name: body.optional('name')
+    }, call)),
     post('/v1/working-copies', async (body, call) => await handlers.createWorkingCopy({ name: body.text('name'), ref: body.text('ref') }, call)),
     {
       method: 'DELETE',
@@ -73,7 +79,22 @@ function controlRoutes (handlers: ControlHandlers): Route[] {
       }, call)
     }),
     { method: 'POST', pattern: '/v1/import', handle: async (call) => await importReply(handlers, call) },
-    { method: 'GET', pattern: '/v1/export', handle: async (call) => await exportReply(handlers, call) },
+    { method: 'GET', pattern: '/v1/export', handle: async (call) => sparseReply(await handlers.export(textOf(call, 'ref'), call)) },
+    {
+      method: 'POST',
+      pattern: '/v1/write',
+      handle: async (call) => await writeReply(call, async (request, items) => await handlers.writeBlob(request, partsOf(items), call))
+    },
+    {
+      method: 'POST',
+      pattern: '/v1/append',
+      handle: async (call) => await writeReply(call, async (request, items) => await handlers.appendBlob(request, bytesInOrder(items), call))
+    },
+    {
+      method: 'GET',
+      pattern: '/v1/read',
+      handle: async (call) => sparseReply(await handlers.readBlob(textOf(call, 'ref'), { offset: optionalCountOf(call, 'offset'), size: optionalCountOf(call, 'size') }, call))
+    },
     {
       method: 'GET',
       pattern: '/metrics',
@@ -89,15 +110,58 @@ async function importReply (handlers: ControlHandlers, call: RoutedRequest): Pro
     message: call.query.get('message') ?? undefined
   }
   const source = alignToChunks(decodeSparse(call.stream), request.chunkSize)
-  const run = async (onProgress: (progress: ImportProgress) => void): Promise<ImportResult> =>
-    await handlers.import(request, source, { signal: call.signal, onProgress })
-  if (call.headers.accept !== LINES_TYPE) return json(await run(() => {}))
-  return { type: LINES_TYPE, body: progressLines(run) }
+  const start: ImportProgress = { doneBytes: 0, chunks: 0, holes: 0, alreadyThere: 0 }
+  return await longReply(call, start, async (onProgress) => await handlers.import(request, source, { signal: call.signal, onProgress }))
 }
 
-/** `{"progress": ImportProgress}` while it runs, then `{"result": ImportResult}` or an error document. */
-async function * progressLines (run: (onProgress: (progress: ImportProgress) => void) => Promise<ImportResult>): AsyncGenerator<string> {
-  let progress: ImportProgress = { doneBytes: 0, chunks: 0, holes: 0, alreadyThere: 0 }
+async function writeReply<Result> (
+  call: RoutedRequest, run: (request: WriteRequest, items: AsyncIterable<SparseItem>) => Promise<Result>
+): Promise<Reply> {
+  const request = {
+    ref: textOf(call, 'ref'),
+    expectedBase: optionalCountOf(call, 'expectedBase'),
+    message: call.query.get('message') ?? undefined
+  }
+  const start: WriteProgress = { doneBytes: 0 }
+  return await longReply(call, start, async (onProgress) => await run(request, counted(decodeSparse(call.stream), onProgress)))
+}
+
+async function * counted (items: AsyncIterable<SparseItem>, onProgress: (progress: WriteProgress) => void): AsyncGenerator<SparseItem> {
+  let doneBytes = 0
+  for await (const item of items) {
+    yield item
+    if ('bytes' in item) onProgress({ doneBytes: doneBytes += item.bytes.length })
+  }
+}
+
+async function * partsOf (items: AsyncIterable<SparseItem>): AsyncGenerator<Part> {
+  for await (const item of items) if ('bytes' in item) yield item
+}
+
+async function * bytesInOrder (items: AsyncIterable<SparseItem>): AsyncGenerator<Uint8Array> {
+  let end = 0
+  for await (const item of items) {
+    if (('bytes' in item ? item.offset : item.size) !== end) throw new P2pvmError('ERR_PROTOCOL', `what is appended has a gap at ${end}`)
+    if ('bytes' in item) {
+      yield item.bytes
+      end += item.bytes.length
+    }
+  }
+}
+
+/** What may take hours: progress before the result for whoever accepts it, and knows then that it is alive. */
+async function longReply<Progress, Result> (
+  call: RoutedRequest, start: Progress, run: (onProgress: (progress: Progress) => void) => Promise<Result>
+): Promise<Reply> {
+  if (call.headers.accept !== LINES_TYPE) return json(await run(() => {}))
+  return { type: LINES_TYPE, body: progressLines(start, run) }
+}
+
+/** `{"progress"}` while it runs, then `{"result"}` or an error document. */
+async function * progressLines<Progress, Result> (
+  start: Progress, run: (onProgress: (progress: Progress) => void) => Promise<Result>
+): AsyncGenerator<string> {
+  let progress = start
   let last: string | undefined
   const done = run((next) => { progress = next }).then(
     (result) => { last = JSON.stringify({ result }) },
@@ -111,8 +175,7 @@ async function * progressLines (run: (onProgress: (progress: ImportProgress) => 
   yield `${last}\n`
 }
 
-async function exportReply (handlers: ControlHandlers, call: RoutedRequest): Promise<Reply> {
-  const { version, items } = await handlers.export(textOf(call, 'ref'), call)
+function sparseReply ({ version, items }: { readonly version: VersionRow, readonly items: AsyncIterable<SparseItem> }): Reply {
   return { type: SPARSE_STREAM_TYPE, headers: { [VERSION_HEADER]: encodeURIComponent(JSON.stringify(version)) }, body: encodeSparse(items) }
 }
 
@@ -127,6 +190,10 @@ function countOf (call: RoutedRequest, name: string, max = Number.MAX_SAFE_INTEG
   const count = Number(text)
   if (!/^\d+$/.test(text) || count > max) throw new P2pvmError('ERR_USAGE', `the parameter ${name} must be a number from 0 to ${max}, not ${text}`)
   return count
+}
+
+function optionalCountOf (call: RoutedRequest, name: string): number | undefined {
+  return call.query.has(name) ? countOf(call, name) : undefined
 }
 
 function priorityOf (text: string | undefined): Priority | undefined {
@@ -152,6 +219,13 @@ class Body {
     const value = this.#members[name] ?? undefined
     if (value === undefined || typeof value === 'string') return value
     throw new P2pvmError('ERR_USAGE', `${name} must be text`)
+  }
+
+  /** undefined when it is not there. */
+  count (name: string): number | undefined {
+    const value = this.#members[name] ?? undefined
+    if (value === undefined || (Number.isSafeInteger(value) && Number(value) >= 0)) return value as number | undefined
+    throw new P2pvmError('ERR_USAGE', `${name} must be a whole number`)
   }
 
   texts (name: string): string[] {

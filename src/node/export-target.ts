@@ -1,20 +1,17 @@
 /**
- * Where an export goes: a sparse file that appears under its name only when it is whole and on disk, or a pipe or device
- * that gets every byte, zeros included. Both hash all bytes, holes too.
+ * Where an export, or what is read of a blob, goes: a sparse file that appears under its name only when it is whole and on disk,
+ * or a pipe or device that gets every byte, zeros included.
  */
-import { createHash } from 'node:crypto'
+import type { Hash } from 'node:crypto'
 import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
 
-export interface Exported {
-  readonly size: number
-  readonly sha256: string
-}
-
 export interface ExportInit {
   readonly signal: AbortSignal
+  /** Gets every byte, holes too: for a terabyte of them that is minutes. */
+  readonly hash?: Hash
   readonly onProgress: (doneBytes: number) => void
 }
 
@@ -23,17 +20,18 @@ export interface ByteSink {
   write (bytes: Uint8Array, callback: (error?: Error | null) => void): boolean
 }
 
-/** Written in one go when a hole goes into a pipe, and hashed for every hole. */
+/** Written in one go when a hole goes into a pipe, and hashed for a hole. */
 const ZEROS = Buffer.alloc(1024 * 1024)
 
-export async function exportToFile (items: AsyncIterable<SparseItem>, file: string, init: ExportInit): Promise<Exported> {
+/** Returns the size. */
+export async function exportToFile (items: AsyncIterable<SparseItem>, file: string, init: ExportInit): Promise<number> {
   const existing = await stat(file).catch(() => undefined)
   if (existing?.isDirectory() === true) throw new P2pvmError('ERR_USAGE', `${file} is a folder`, { file })
   return existing === undefined || existing.isFile() ? await exportAside(items, file, init) : await exportToDevice(items, file, init)
 }
 
-/** Into a pipe: nothing can be left out. */
-export async function exportToSink (items: AsyncIterable<SparseItem>, sink: ByteSink, init: ExportInit): Promise<Exported> {
+/** Into a pipe: nothing can be left out. Returns the size. */
+export async function exportToSink (items: AsyncIterable<SparseItem>, sink: ByteSink, init: ExportInit): Promise<number> {
   const write = async (bytes: Uint8Array): Promise<void> => {
     await new Promise<void>((resolve, reject) => {
       sink.write(bytes, (error) => { if (error == null) resolve(); else reject(error) })
@@ -47,20 +45,20 @@ export async function exportToSink (items: AsyncIterable<SparseItem>, sink: Byte
   })
 }
 
-async function exportAside (items: AsyncIterable<SparseItem>, file: string, init: ExportInit): Promise<Exported> {
+async function exportAside (items: AsyncIterable<SparseItem>, file: string, init: ExportInit): Promise<number> {
   const aside = join(dirname(file), `.${basename(file)}.p2pvm-${process.pid}`)
   const handle = await openForWriting(aside, 'wx', file)
   try {
-    const exported = await writeAll(items, init, {
+    const size = await writeAll(items, init, {
       piece: async (offset, bytes) => { await writeAt(handle, bytes, offset) },
       hole: async () => {}
     })
-    await handle.truncate(exported.size) // ends in a hole, or is one
+    await handle.truncate(size) // ends in a hole, or is one
     await handle.sync()
     await handle.close()
     await rename(aside, file)
     await syncFolder(dirname(file))
-    return exported
+    return size
   } catch (error) {
     await handle.close().catch(() => {})
     await unlink(aside).catch(() => {})
@@ -68,17 +66,17 @@ async function exportAside (items: AsyncIterable<SparseItem>, file: string, init
   }
 }
 
-async function exportToDevice (items: AsyncIterable<SparseItem>, file: string, init: ExportInit): Promise<Exported> {
+async function exportToDevice (items: AsyncIterable<SparseItem>, file: string, init: ExportInit): Promise<number> {
   const handle = await openForWriting(file, 'r+', file)
   try {
-    const exported = await writeAll(items, init, {
+    const size = await writeAll(items, init, {
       piece: async (offset, bytes) => { await writeAt(handle, bytes, offset) },
       async hole (offset, length) {
         for (let at = 0; at < length; at += ZEROS.length) await writeAt(handle, ZEROS.subarray(0, Math.min(ZEROS.length, length - at)), offset + at)
       }
     })
     await handle.sync()
-    return exported
+    return size
   } catch (error) {
     throw fileError(error, file)
   } finally {
@@ -91,12 +89,11 @@ interface Sink {
   hole (offset: number, length: number): Promise<void>
 }
 
-async function writeAll (items: AsyncIterable<SparseItem>, { signal, onProgress }: ExportInit, sink: Sink): Promise<Exported> {
-  const hash = createHash('sha256')
+async function writeAll (items: AsyncIterable<SparseItem>, { signal, hash, onProgress }: ExportInit, sink: Sink): Promise<number> {
   let done = 0
   const skipTo = async (offset: number): Promise<void> => {
     if (offset === done) return
-    for (let at = done; at < offset; at += ZEROS.length) {
+    for (let at = done; hash !== undefined && at < offset; at += ZEROS.length) {
       signal.throwIfAborted()
       hash.update(ZEROS.subarray(0, Math.min(ZEROS.length, offset - at)))
     }
@@ -107,12 +104,12 @@ async function writeAll (items: AsyncIterable<SparseItem>, { signal, onProgress 
     signal.throwIfAborted()
     if ('size' in item) {
       await skipTo(item.size)
-      return { size: item.size, sha256: hash.digest('hex') }
+      return item.size
     }
     await skipTo(item.offset)
     // The hash runs while the bytes are on their way to the disk.
     const written = sink.piece(item.offset, item.bytes)
-    hash.update(item.bytes)
+    hash?.update(item.bytes)
     await written
     done += item.bytes.length
     onProgress(done)

@@ -23,6 +23,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Build>>> = {
   'working-copy': async () => (await import('./commands/working-copy.ts')).workingCopyCommand,
   clone: async () => (await import('./commands/clone.ts')).cloneCommand,
   commit: async () => (await import('./commands/commit.ts')).commitCommand,
+  blob: async () => (await import('./commands/blob.ts')).blobCommand,
   verify: async () => (await import('./commands/verify.ts')).verifyCommand,
   status: async () => (await import('./commands/status.ts')).statusCommand,
   peers: async () => (await import('./commands/peers.ts')).peersCommand,

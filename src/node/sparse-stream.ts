@@ -1,5 +1,6 @@
 /**
- * The body of import and export: the parts of an image that are not zeros, so that holes never cross the socket.
+ * The body of import, export and a blob's write, append and read: parts of a sequence of bytes. What lies between them is zeros,
+ * and never crosses the socket; in a write it is what stays as it was.
  *
  *   piece    u64 offset | u32 length (1 … 4 MiB)  | that many bytes
  *   end      u64 size   | u32 0xffffffff            exactly one, last

@@ -2,7 +2,8 @@
  * Blobs over chunks, records and the version manager: BlobSeer's operations (the talk, "What is BlobSeer?").
  *
  * A WRITE goes in the talk's order: whole chunks first, all in parallel, asking nobody; then a version number; then the chunks that are
- * written in part, over what the version before has there; then the tree; then `complete`. Readers need no version manager.
+ * written in part, over what the version before has there; then the tree; then `complete`. One whose bytes come in a stream
+ * (streamed-write.ts) asks for its number when the last has come. Readers need no version manager.
  *
  * State it owns: caches of what never changes (publication records; tree nodes in NodeStore).
  */
@@ -16,15 +17,17 @@ import { type Assignment, MESSAGE_CHARACTERS_MAX, type VersionRequest } from '..
 import { BLOB_ID } from './blob-id.ts'
 import { parseRef } from './blob-ref.ts'
 import {
-  type BlobId, type BlobOptions, type Blobs, FAN_OUT_DEFAULT, type Image, type PublishRequest, type Target, type Version, type VersionId,
-  type WriteOptions
+  type BlobId, type BlobOptions, type Blobs, type Extent, FAN_OUT_DEFAULT, type Image, type Part, type PublishRequest, type Target, type Version,
+  type VersionId, type WriteOptions
 } from './blobs.ts'
-import { ChunkedWrite, type Part } from './chunked-write.ts'
+import { ChunkedWrite } from './chunked-write.ts'
 import { extentsOfChunks } from './extents.ts'
 import { checkImageName } from './image-name.ts'
 import { LruCache } from './lru-cache.ts'
 import { decodePublication } from './node-codec.ts'
 import { NodeStore, type NodeStoreInit } from './node-store.ts'
+import { type StoredChunk, storedChunks } from './stored-chunks.ts'
+import { bytesOf, type Placed, placeStream } from './streamed-write.ts'
 import { untilAvailable } from '../protocols/retry.ts'
 import { BLOB_BYTES_MAX, checkFanOut, namesWrittenBy, versionName } from './tree-names.ts'
 import { readChunkIds } from './tree-reader.ts'
@@ -73,27 +76,37 @@ export class BlobClient implements Blobs {
     return await this.#create({ kind: 'clone', source: { blob: source.blob, version: source.version } }, name, signal)
   }
 
-  async write (blob: BlobId, parts: readonly Part[], options: WriteOptions = {}): Promise<Version> {
+  async write (blob: BlobId, parts: readonly Part[] | AsyncIterable<Part>, options: WriteOptions = {}): Promise<Version> {
     const ending = this.#endingOf(options)
-    const content = new ChunkedWrite(parts, await this.#chunkSizeOf(blob, options.signal))
-    const chunks = await this.#uploadWhole(content, options.signal)
+    const chunkSize = await this.#chunkSizeOf(blob, options.signal)
+    const placed = Symbol.asyncIterator in parts
+      ? await this.#placeStream(parts, chunkSize, options.signal)
+      : await this.#place(new ChunkedWrite(parts, chunkSize), parts, options.signal)
     const assignment = await this.#assign(ending.requestId, targetOf(blob, options),
-      { kind: 'write', extents: [...content.extents], size: content.end }, options.signal)
-    return await this.#finish(content, chunks, assignment, ending, options.signal)
+      { kind: 'write', extents: [...placed.extents], size: placed.end }, options.signal)
+    return await this.#finish(placed, assignment, ending, options.signal)
   }
 
-  async append (blob: BlobId, bytes: Uint8Array, options: WriteOptions = {}): Promise<Version> {
+  async append (blob: BlobId, bytes: Uint8Array | AsyncIterable<Uint8Array>, options: WriteOptions = {}): Promise<Version> {
+    const { signal } = options
     const ending = this.#endingOf(options)
+    const { size, chunkSize } = await this.recent(blob, options)
+    const placeAt = async (at: number, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<Placed & { at: number }> =>
+      ({ at, ...await this.#placeStream(partsFrom(at, source), chunkSize, signal) })
+    /** A stream is over when it turns out that it goes elsewhere: it is read again from where it lies. */
+    const again = (placed: Placed): AsyncIterable<Uint8Array> | Iterable<Uint8Array> =>
+      bytes instanceof Uint8Array ? [bytes] : bytesOf(placed, this.#components.chunks, signal)
+
     // A guess, so that chunks go before the version number here too. Another writer may have come in between.
-    const { size: guess, chunkSize } = await this.recent(blob, options)
-    let content = new ChunkedWrite([{ offset: guess, bytes }], chunkSize)
-    let chunks = await this.#uploadWhole(content, options.signal)
-    const assignment = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: bytes.length }, options.signal)
-    if (assignment.sizeBefore !== guess) {
-      content = new ChunkedWrite([{ offset: assignment.sizeBefore, bytes }], chunkSize)
-      chunks = await this.#uploadWhole(content, options.signal)
+    let placed = await placeAt(size, bytes instanceof Uint8Array ? [bytes] : bytes)
+    if (!(bytes instanceof Uint8Array) && placed.whole.size > 0) {
+      // It may have taken hours. Better moved before others wait for it than after.
+      const now = await this.recent(blob, options)
+      if (now.size !== placed.at) placed = await placeAt(now.size, again(placed))
     }
-    return await this.#finish(content, chunks, assignment, ending, options.signal)
+    const assignment = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: placed.bytesChanged }, signal)
+    if (assignment.sizeBefore !== placed.at) placed = await placeAt(assignment.sizeBefore, again(placed))
+    return await this.#finish(placed, assignment, ending, signal)
   }
 
   async read (version: Version, offset: number, size: number, { signal }: BlobOptions = {}): Promise<Uint8Array> {
@@ -176,6 +189,10 @@ export class BlobClient implements Blobs {
     return await readChunkIds(version, first, count, this.#nodes, { signal })
   }
 
+  storedChunks (version: Version, within: Extent, { signal }: BlobOptions = {}): AsyncIterable<StoredChunk> {
+    return storedChunks(version, within, this.#nodes, { signal })
+  }
+
   async publish (request: PublishRequest, { signal }: BlobOptions = {}): Promise<Version> {
     const { target, chunks, size = 0 } = request
     const ending = this.#endingOf(request)
@@ -202,27 +219,31 @@ export class BlobClient implements Blobs {
     return await this.#components.versions.ask({ op: 'assign', requestId, target: wireTarget(target), change }, { signal })
   }
 
-  /** All of a write's chunks that need nothing of the blob. */
-  async #uploadWhole (content: ChunkedWrite, signal: AbortSignal | undefined): Promise<Map<number, ChunkId | null>> {
-    const whole = content.indices.filter((index) => content.covers(index, content.chunkSize))
+  /** Puts all of a write's chunks that need nothing of the blob. */
+  async #place (content: ChunkedWrite, parts: readonly Part[], signal: AbortSignal | undefined): Promise<Placed> {
+    const { chunkSize, extents, end, bytesChanged } = content
+    const whole = content.indices.filter((index) => content.covers(index, chunkSize))
     const ids = await mapAtMost(CHUNKS_AT_ONCE, whole, async (index) => {
-      const bytes = new Uint8Array(content.chunkSize)
+      const bytes = new Uint8Array(chunkSize)
       content.writeOver(index, bytes)
       return await this.#upload(bytes, signal)
     })
-    return new Map(whole.map((index, at) => [index, ids[at]!]))
+    return { chunkSize, extents, end, bytesChanged, whole: new Map(whole.map((index, at) => [index, ids[at]!])), inPart: parts }
+  }
+
+  async #placeStream (parts: AsyncIterable<Part>, chunkSize: number, signal: AbortSignal | undefined): Promise<Placed> {
+    return await placeStream(parts, { chunkSize, chunks: this.#components.chunks, signal })
   }
 
   /** Merges the chunks that are written in part, and publishes. */
-  async #finish (
-    content: ChunkedWrite, whole: ReadonlyMap<number, ChunkId | null>, assignment: Assignment, ending: Ending, signal: AbortSignal | undefined
-  ): Promise<Version> {
+  async #finish ({ whole, inPart, chunkSize, bytesChanged }: Placed, assignment: Assignment, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
     const { blob, base } = assignment
     const inFlight = assignment.inFlight.map((one) => ({ version: one.version, names: namesWrittenBy(one, base) })).reverse()
-    const inPart = content.indices.filter((index) => !whole.has(index))
-    const ids = await mapAtMost(CHUNKS_AT_ONCE, inPart, async (index) => {
-      const begins = index * content.chunkSize
-      const bytes = new Uint8Array(Math.min(content.chunkSize, assignment.sizeAfter - begins))
+    const content = new ChunkedWrite(inPart, chunkSize)
+    const indices = content.indices.filter((index) => !whole.has(index))
+    const ids = await mapAtMost(CHUNKS_AT_ONCE, indices, async (index) => {
+      const begins = index * chunkSize
+      const bytes = new Uint8Array(Math.min(chunkSize, assignment.sizeAfter - begins))
       if (!content.covers(index, Math.min(bytes.length, assignment.sizeBefore - begins))) {
         const writer = inFlight.find(({ names }) => names.writesChunk(index))
         // Of one in flight the bytes are known when it is published, and only this chunk has to wait for that.
@@ -232,8 +253,9 @@ export class BlobClient implements Blobs {
       content.writeOver(index, bytes)
       return await this.#upload(bytes, signal)
     })
-    const chunks = new Map([...whole, ...inPart.map((index, at) => [index, ids[at]!] as const)])
-    return await this.#complete(assignment, chunks, { ...ending, bytesChanged: content.bytesChanged }, signal)
+    const chunks = new Map(whole)
+    for (const [at, index] of indices.entries()) chunks.set(index, ids[at]!)
+    return await this.#complete(assignment, chunks, { ...ending, bytesChanged }, signal)
   }
 
   async #complete (assignment: Assignment, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
@@ -267,7 +289,9 @@ export class BlobClient implements Blobs {
     return version
   }
 
-  #endingOf ({ requestId = this.#newRequestId(), message = '', bytesChanged = 0 }: { requestId?: string, message?: string, bytesChanged?: number }): Ending {
+  #endingOf (
+    { requestId = this.#newRequestId(), message = '', bytesChanged = 0 }: { requestId?: string, message?: string | undefined, bytesChanged?: number }
+  ): Ending {
     if (message.length > MESSAGE_CHARACTERS_MAX) {
       throw new P2pvmError('ERR_USAGE', `a message has at most ${MESSAGE_CHARACTERS_MAX} characters, not ${message.length}`)
     }
@@ -276,6 +300,15 @@ export class BlobClient implements Blobs {
 
   #newRequestId (): string {
     return Buffer.from(this.#components.random.bytes(REQUEST_ID_BYTES)).toString('hex')
+  }
+}
+
+/** One after the other, from `at` on. */
+async function * partsFrom (at: number, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): AsyncGenerator<Part> {
+  let offset = at
+  for await (const bytes of source) {
+    yield { offset, bytes }
+    offset += bytes.length
   }
 }
 

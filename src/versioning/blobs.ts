@@ -67,16 +67,28 @@ export interface BlobOptions {
 }
 
 export interface WriteOptions extends BlobOptions {
-  readonly expectedBase?: number
-  readonly message?: string
+  /** ERR_CONFLICT when the blob has moved on from this version. */
+  readonly expectedBase?: number | undefined
+  readonly message?: string | undefined
   readonly requestId?: string
+}
+
+/** Bytes, and where in the blob they go. */
+export interface Part {
+  readonly offset: number
+  readonly bytes: Uint8Array
 }
 
 export interface Blobs {
   create (init: { chunkSize?: number, fanOut?: number, name?: string }, options?: BlobOptions): Promise<Version>
-  /** One version, whatever the number of extents; any offset and size. Merges unaligned edges with the version before. */
-  write (blob: BlobId, parts: ReadonlyArray<{ offset: number, bytes: Uint8Array }>, options?: WriteOptions): Promise<Version>
-  append (blob: BlobId, bytes: Uint8Array, options?: WriteOptions): Promise<Version>
+  /**
+   * One version, whatever the number of extents; any offset and size. Merges unaligned edges with the version before. Of a list
+   * the later of two parts that overlap wins; those of a stream ascend and do not overlap, and are put on the fabric as they
+   * come (bounds: streamed-write.ts). Nothing to write makes a version, too, of the same content.
+   */
+  write (blob: BlobId, parts: readonly Part[] | AsyncIterable<Part>, options?: WriteOptions): Promise<Version>
+  /** At the end, wherever other writers have moved it: at `size - bytesChanged` of the version that it makes. */
+  append (blob: BlobId, bytes: Uint8Array | AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<Version>
   /** Bytes of `[offset, offset + size)`, cut at the end of the version; holes read as zeros. */
   read (version: Version, offset: number, size: number, options?: BlobOptions): Promise<Uint8Array>
   recent (blob: BlobId, options?: BlobOptions): Promise<Version>
@@ -93,6 +105,8 @@ export interface Blobs {
 
   /** Chunk ids (null: hole) of chunks `[first, first + count)`; level by level, one batch per peer, nodes cached. */
   chunkIds (version: Version, first: number, count: number, options?: BlobOptions): Promise<Array<ChunkId | null>>
+  /** The chunks within an extent that are no holes, ascending; whatever lies between them costs nothing. */
+  storedChunks (version: Version, within: Extent, options?: BlobOptions): AsyncIterable<{ readonly index: number, readonly id: ChunkId }>
   /** The lower half of WRITE, for import and commit: assign, write the tree nodes, complete, wait until published. */
   publish (request: PublishRequest, options?: BlobOptions): Promise<Version>
   /** What became of a request: the published version; undefined when it was never assigned. Waits while it is in flight. */

@@ -3,14 +3,9 @@
  * overlap, the later one wins.
  */
 import { P2pvmError } from '../protocols/errors.ts'
-import type { Extent } from './blobs.ts'
+import type { Extent, Part } from './blobs.ts'
 import { coalesce } from './extents.ts'
 import { BLOB_BYTES_MAX } from './tree-names.ts'
-
-export interface Part {
-  readonly offset: number
-  readonly bytes: Uint8Array
-}
 
 export class ChunkedWrite {
   readonly chunkSize: number

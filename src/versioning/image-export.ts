@@ -1,46 +1,58 @@
 /**
- * Export and verify: a whole version in order, holes left out. Fetches ahead by at most FETCH_AHEAD_BYTES, so that the
- * network is busy while the reader writes, and memory stays bounded.
+ * Export, READ and verify: a version, or a part of it, in order, holes left out. Fetches ahead by at most FETCH_AHEAD_BYTES, so
+ * that the network is busy while the reader writes, and memory stays bounded.
  */
-import type { ChunkAudit, Chunks } from '../dht/chunks.ts'
+import type { ChunkAudit, Chunks, Priority } from '../dht/chunks.ts'
 import type { ChunkId } from '../protocols/cid.ts'
-import type { Blobs, Version } from './blobs.ts'
+import type { Blobs, Extent, Version } from './blobs.ts'
 import type { SparseItem } from './image-import.ts'
 
 const FETCH_AHEAD_BYTES = 8 * 1024 * 1024
-/** Chunk ids are asked for in ranges of so many: some leaves in one batch per peer. */
-const CHUNK_IDS_AT_ONCE = 1024
 const AUDIT_AT_ONCE = 64
 
 interface Reading { readonly blobs: Blobs, readonly chunks: Chunks, readonly signal?: AbortSignal | undefined }
 
 /** The bytes of a version, chunk by chunk in ascending order, then its size. Errors as Chunks.get. */
-export async function * exportVersion (version: Version, { blobs, chunks, signal }: Reading): AsyncGenerator<SparseItem> {
+export function exportVersion (version: Version, reading: Reading): AsyncGenerator<SparseItem> {
+  return piecesWithin(version, { offset: 0, size: version.size }, { ...reading, priority: 'commit' })
+}
+
+/**
+ * READ of any length: what of `[offset, offset + size)` is no hole, then how many bytes it is, cut at the version's end. Offsets
+ * of the pieces count from `offset`. Errors as Chunks.get.
+ */
+export function readVersion (version: Version, { offset, size }: Extent, reading: Reading): AsyncGenerator<SparseItem> {
+  const within = Math.max(0, Math.min(size, version.size - offset))
+  return piecesWithin(version, { offset, size: within }, { ...reading, priority: 'demand' })
+}
+
+async function * piecesWithin (
+  version: Version, { offset, size }: Extent, { blobs, chunks, signal, priority }: Reading & { readonly priority: Priority }
+): AsyncGenerator<SparseItem> {
   const ahead = Math.max(2, Math.floor(FETCH_AHEAD_BYTES / version.chunkSize))
   const abandoned = new AbortController()
   const fetchSignal = signal === undefined ? abandoned.signal : AbortSignal.any([signal, abandoned.signal])
-  const fetching: Array<{ offset: number, bytes: Promise<Uint8Array> }> = []
+  const fetching: Array<{ at: number, bytes: Promise<Uint8Array> }> = []
 
   async function * inOrder (keep: number): AsyncGenerator<SparseItem> {
     while (fetching.length > keep) {
       const head = fetching.shift()
       if (head === undefined) return
-      const bytes = await head.bytes
-      // A chunk written past the end of an older, shorter version cannot be in this one; the last chunk may be cut.
-      const size = Math.min(bytes.length, version.size - head.offset)
-      yield { offset: head.offset, bytes: size === bytes.length ? bytes : bytes.subarray(0, size) }
+      // A stored chunk may end before the range begins, and the range, or the version, before the chunk does.
+      const bytes = (await head.bytes).subarray(Math.max(0, offset - head.at), offset + size - head.at)
+      if (bytes.length > 0) yield { offset: Math.max(0, head.at - offset), bytes }
     }
   }
 
   try {
-    for await (const { index, id } of storedChunks(version, { blobs, chunks, signal })) {
-      const bytes = chunks.get(id, { signal: fetchSignal, priority: 'commit' })
+    for await (const { index, id } of blobs.storedChunks(version, { offset, size }, { signal })) {
+      const bytes = chunks.get(id, { signal: fetchSignal, priority })
       bytes.catch(() => {}) // awaited in order below; until then a failure is not unhandled
-      fetching.push({ offset: index * version.chunkSize, bytes })
+      fetching.push({ at: index * version.chunkSize, bytes })
       yield * inOrder(ahead)
     }
     yield * inOrder(0)
-    yield { size: version.size }
+    yield { size }
   } finally {
     abandoned.abort()
   }
@@ -70,7 +82,7 @@ export async function verifyVersion (version: Version, { blobs, chunks, signal }
   }
   const seen = new Set<ChunkId>()
   let batch: ChunkId[] = []
-  for await (const { id } of storedChunks(version, { blobs, chunks, signal })) {
+  for await (const { id } of blobs.storedChunks(version, { offset: 0, size: version.size }, { signal })) {
     if (seen.has(id)) continue
     seen.add(id)
     batch.push(id)
@@ -80,14 +92,4 @@ export async function verifyVersion (version: Version, { blobs, chunks, signal }
   }
   for (const audit of await chunks.audit(batch, { signal, priority: 'prefetch' })) add(audit)
   return sum
-}
-
-async function * storedChunks (version: Version, { blobs, signal }: Reading): AsyncGenerator<{ index: number, id: ChunkId }> {
-  const count = Math.ceil(version.size / version.chunkSize)
-  for (let first = 0; first < count; first += CHUNK_IDS_AT_ONCE) {
-    const ids = await blobs.chunkIds(version, first, Math.min(CHUNK_IDS_AT_ONCE, count - first), { signal })
-    for (const [at, id] of ids.entries()) {
-      if (id !== null) yield { index: first + at, id }
-    }
-  }
 }

@@ -1,5 +1,6 @@
+import { createHash } from 'node:crypto'
 import type { Command } from 'commander'
-import { type ByteSink, type Exported, exportToFile, exportToSink } from '../export-target.ts'
+import { type ByteSink, exportToFile, exportToSink } from '../export-target.ts'
 import { EXIT } from '../exit-codes.ts'
 import { fields, percent, TransferProgress } from '../output.ts'
 import { command, DAEMON_EXITS, type Options, type Session, withDaemon } from '../session.ts'
@@ -13,10 +14,11 @@ export function exportCommand ({ output, signal }: Session): Command {
       const { exported, summary } = await withDaemon(options, async (client) => {
         const { version, items } = await client.export(ref, { signal })
         const progress = new TransferProgress(output, version.size)
-        const init = { signal, onProgress: (doneBytes: number) => { progress.update(doneBytes, percent(doneBytes, version.size)) } }
+        const hash = createHash('sha256')
+        const init = { signal, hash, onProgress: (doneBytes: number) => { progress.update(doneBytes, percent(doneBytes, version.size)) } }
         const stdout: ByteSink = process.stdout
-        const exported: Exported = file === '-' ? await exportToSink(items, stdout, init) : await exportToFile(items, file, init)
-        return { exported: { blob: version.blob, version: version.version, ...exported }, summary: progress.summary(exported.size) }
+        const size = file === '-' ? await exportToSink(items, stdout, init) : await exportToFile(items, file, init)
+        return { exported: { blob: version.blob, version: version.version, size, sha256: hash.digest('hex') }, summary: progress.summary(size) }
       })
       const text = (): string => fields([
         ['version', `${exported.blob}@${exported.version}`],

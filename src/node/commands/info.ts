@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import type { VersionRow } from '../control-api.ts'
 import { EXIT } from '../exit-codes.ts'
 import { fields } from '../output.ts'
 import { command, DAEMON_EXITS, type Options, type Session, withDaemon } from '../session.ts'
@@ -9,16 +10,20 @@ export function infoCommand ({ output, signal }: Session): Command {
     .argument('<REF>', 'NAME, NAME@VERSION, NAME@latest, BLOB@VERSION, or a prefix of a blob id')
     .action(async (ref: string, options: Options) => {
       const row = await withDaemon(options, async (client) => await client.resolve(ref, { signal }))
-      output.result(row, () => fields([
-        ['blob', row.blob],
-        ['version', row.version],
-        ['size', `${formatBytes(row.size)} (${row.size})`],
-        ['chunk size', formatBytes(row.chunkSize)],
-        ['changed', formatBytes(row.bytesChanged)],
-        ['written', `${formatTime(row.timeMs)} UTC`],
-        ['writer', row.writer],
-        ['parent', row.parent === null ? null : `${row.parent.blob}@${row.parent.version}`],
-        ['message', row.message]
-      ]))
+      output.result(row, () => versionText(row))
     })
+}
+
+export function versionText (row: VersionRow): string {
+  return fields([
+    ['blob', row.blob],
+    ['version', row.version],
+    ['size', `${formatBytes(row.size)} (${row.size})`],
+    ['chunk size', formatBytes(row.chunkSize)],
+    ['changed', formatBytes(row.bytesChanged)],
+    ['written', `${formatTime(row.timeMs)} UTC`],
+    ['writer', row.writer],
+    ['parent', row.parent === null ? null : `${row.parent.blob}@${row.parent.version}`],
+    ['message', row.message]
+  ])
 }

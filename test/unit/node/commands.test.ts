@@ -127,6 +127,35 @@ describe('results', () => {
     expect(await document('config')).toMatchObject({ settings: expect.arrayContaining([{ name: 'control', value: control, origin: 'environment', from: 'P2PVM_CONTROL' }]) })
   }, MANY_COMMANDS_MS)
 
+  test('blob: the six commands, from files, standard input and to both', async () => {
+    const file = join(folder, 'part')
+    writeFileSync(file, 'from a file')
+    expect(await document('blob', 'create', '--name', 'b', '--chunk-size', '4KiB', '--fan-out', '2')).toEqual({ blob: 'blob-b', version: 0, chunkSize: 4096, fanOut: 2, name: 'b' })
+    expect(await document('blob', 'create')).toMatchObject({ chunkSize: 262_144, fanOut: 64, name: null })
+    expect(await document('blob', 'write', 'b', '--at', '1KiB', file, '--expected-base', '0', '--message', 'm')).toEqual({ blob: 'blob-b', version: 1, size: 1035, bytes: 11 })
+    expect(daemon.calls.at(-1)).toEqual({ name: 'writeBlob', argument: { ref: 'b', expectedBase: 0, message: 'm' } })
+
+    // In any order, one from standard input, one whose name has the sign in it.
+    writeFileSync(`${file}=2`, 'two')
+    const several = await run(['blob', 'write', 'b', '--at', `20=${file}=2`, '--at', '3', '-', '--at', `0=${file}=2`, '--json'], { input: Buffer.from('stdin') })
+    expect(several).toMatchObject({ code: 0, stderr: '' })
+    expect(JSON.parse(several.stdout)).toEqual({ blob: 'blob-b', version: 2, size: 1035, bytes: 11 })
+    expect(Buffer.from(daemon.blobs_.get('b')!.bytes).toString('latin1', 0, 23)).toBe(`twostdin${'\0'.repeat(12)}two`)
+
+    const appended = await run(['blob', 'append', 'b', '--json'], { input: Buffer.from('tail') })
+    expect(JSON.parse(appended.stdout)).toEqual({ blob: 'blob-b', version: 3, offset: 1035, size: 1039, bytes: 4 })
+    expect(await document('blob', 'append', 'b', file)).toMatchObject({ offset: 1039, bytes: 11 })
+
+    expect(await run(['blob', 'read', 'b', '--at', '1020', '--size', '10'])).toEqual({ code: 0, stdout: '\0\0\0\0from a', stderr: '' })
+    expect((await run(['blob', 'read', 'b', '--at', '9GiB'])).stdout).toBe('')
+    const out = join(folder, 'read')
+    expect(await document('blob', 'read', 'b', '--at', '1035', '--size', '4', '-o', out)).toEqual({ blob: 'blob-b', version: 4, offset: 1035, size: 4 })
+    expect(readFileSync(out, 'utf8')).toBe('tail')
+
+    expect(await document('blob', 'recent', 'b')).toMatchObject({ blob: 'blob-b', version: 4, size: 1050 })
+    expect(await document('blob', 'clone', 'b@1', '--name', 'c')).toEqual({ blob: 'c', version: 0, name: 'c' })
+  }, MANY_COMMANDS_MS)
+
   test('verify ends with 3 when replicas are short', async () => {
     await document('import', imageFile('disk.raw').path, '--name', 'disk')
     const { code, stdout } = await run(['verify', 'disk', '--json'])
@@ -161,6 +190,26 @@ describe('failures', () => {
     expect(await failure('export', 'disk', join(folder, 'no', 'such', 'folder'))).toEqual({ code: 10, error: 'ERR_NOT_FOUND' })
   }, MANY_COMMANDS_MS)
 
+  test('of blobs', async () => {
+    await document('blob', 'create', '--name', 'b')
+    const file = join(folder, 'bytes')
+    writeFileSync(file, 'bytes')
+    for (const at of ['-1', '1.5', 'here', '9PiB', '']) {
+      expect(await failure('blob', 'write', 'b', '--at', at, file)).toEqual({ code: 2, error: 'ERR_USAGE' })
+      expect(await failure('blob', 'read', 'b', '--at', at, '-o', `${file}.out`)).toEqual({ code: 2, error: 'ERR_USAGE' })
+    }
+    for (const args of [
+      ['write', 'b', file], ['write', 'b', '--at', `0=${file}`, file], ['write', 'b', '--at', '0', '--at', '10', file],
+      ['write', 'b', '--at', '0=-', '--at', '9'], ['write', 'b', '--at', `0=${file}`, '--at', `4=${file}`],
+      ['write', 'b', '--at', '0', folder], ['append', 'b', file, '--expected-base', 'one'],
+      ['create', '--fan-out', 'two'], ['create', '--chunk-size', 'small'], ['read', 'b'], ['read', 'b', '--size', '-1', '-o', file]
+    ]) expect({ args, ...await failure('blob', ...args) }).toEqual({ args, code: 2, error: 'ERR_USAGE' })
+    expect(await failure('blob', 'write', 'b', '--at', '0', join(folder, 'nothing'))).toEqual({ code: 10, error: 'ERR_NOT_FOUND' })
+    expect(await failure('blob', 'append', 'nobody', file)).toEqual({ code: 10, error: 'ERR_NOT_FOUND' })
+    expect(await failure('blob', 'write', 'b', '--at', '0', file, '--expected-base', '7')).toEqual({ code: 11, error: 'ERR_CONFLICT' })
+    expect(daemon.blobs_.get('b')).toMatchObject({ version: 0 })
+  }, MANY_COMMANDS_MS)
+
   test('a socket with nobody behind it: how to start a daemon', async () => {
     const { code, stderr, stdout } = await run(['ls', '--control', join(folder, 'nobody.sock')])
     expect({ code, stdout }).toEqual({ code: 14, stdout: '' })
@@ -181,6 +230,18 @@ describe('failures', () => {
     }
     expect(await failure('import', path, '--name', 'changing')).toEqual({ code: 1, error: 'ERR_SOURCE_CHANGED' })
     expect(daemon.images_.size).toBe(0)
+  })
+
+  test('a file that changes while it is written to a blob is not', async () => {
+    await document('blob', 'create', '--name', 'b')
+    const path = join(folder, 'changing.part')
+    writeFileSync(path, Buffer.alloc(24 * MIB, 1))
+    daemon.onPiece = () => {
+      daemon.onPiece = () => {}
+      appendFileSync(path, 'more')
+    }
+    expect(await failure('blob', 'append', 'b', path)).toEqual({ code: 1, error: 'ERR_SOURCE_CHANGED' })
+    expect(daemon.blobs_.get('b')).toMatchObject({ version: 0 })
   })
 
   test('an export that fails leaves nothing behind, and what was there as it was', async () => {
@@ -227,8 +288,8 @@ describe('help', () => {
   test('each command has its exit codes, and costs no daemon', async () => {
     const { stdout } = await run(['--help'])
     const verbs = [...stdout.matchAll(/^ {2}([a-z-]+) .*$/gm)].map(([, verb]) => verb).filter((verb) => verb !== undefined && !verb.startsWith('-'))
-    expect(verbs).toEqual(expect.arrayContaining(['import', 'export', 'ls', 'log', 'info', 'mount', 'umount', 'working-copy', 'clone', 'commit', 'verify', 'status', 'peers', 'doctor', 'daemon', 'config']))
-    const helps = await Promise.all(['import', 'umount', 'daemon'].map(async (verb) => await run([verb, '--help'])))
+    expect(verbs).toEqual(expect.arrayContaining(['import', 'export', 'ls', 'log', 'info', 'mount', 'umount', 'working-copy', 'clone', 'commit', 'blob', 'verify', 'status', 'peers', 'doctor', 'daemon', 'config']))
+    const helps = await Promise.all([['import'], ['umount'], ['daemon'], ['blob', 'write'], ['blob', 'read']].map(async (verb) => await run([...verb, '--help'])))
     for (const { code, stdout } of helps) {
       expect(code).toBe(0)
       expect(stdout).toMatch(/Exit codes:\n +0 {2}done\n +1 {2}failed\n +2 /)

@@ -186,7 +186,16 @@ describe('control socket', () => {
     ['POST', '/v1/fetch', '{"chunks": [], "priority": "soon"}', 400, 'ERR_USAGE'],
     ['POST', '/v1/clone', '{"ref": "a", "path": "/b"}', 400, 'ERR_USAGE'],
     ['POST', '/v1/commit', '{}', 400, 'ERR_USAGE'],
-    ['POST', '/v1/import?name=a&chunkSize=65536', 'garbage', 400, 'ERR_PROTOCOL']
+    ['POST', '/v1/import?name=a&chunkSize=65536', 'garbage', 400, 'ERR_PROTOCOL'],
+    ['POST', '/v1/blobs', '{"chunkSize": "4096"}', 400, 'ERR_USAGE'],
+    ['POST', '/v1/blobs', '{"fanOut": 2.5}', 400, 'ERR_USAGE'],
+    ['POST', '/v1/write', '', 400, 'ERR_USAGE'],
+    ['POST', '/v1/write?ref=a&expectedBase=-1', '', 400, 'ERR_USAGE'],
+    ['POST', '/v1/append?ref=a&expectedBase=latest', '', 400, 'ERR_USAGE'],
+    ['POST', '/v1/append?ref=a', '', 404, 'ERR_NOT_FOUND'],
+    ['GET', '/v1/read?ref=a&offset=-1', undefined, 400, 'ERR_USAGE'],
+    ['GET', '/v1/read?ref=a&size=9007199254740993', undefined, 400, 'ERR_USAGE'],
+    ['GET', '/v1/recent', undefined, 400, 'ERR_USAGE']
   ])('%s %s with %s is refused with %d', async (method, path, body, status, code) => {
     expect(await raw(method, path, body)).toEqual({ status, code })
     expect(await client.status()).toBeDefined()
@@ -194,6 +203,100 @@ describe('control socket', () => {
 
   test('a body without end is refused', async () => {
     expect(await raw('POST', '/v1/fetch', 'x'.repeat(5 * 2 ** 20))).toEqual({ status: 400, code: 'ERR_USAGE' })
+  })
+})
+
+describe('blobs over the socket', () => {
+  beforeEach(async () => { await client.createBlob({ name: 'b', chunkSize: 4096, fanOut: 2 }) })
+
+  const written = (): Buffer => Buffer.from(daemon.blobs_.get('b')!.bytes)
+
+  test('create says what was asked, and nothing of what was not', async () => {
+    expect(daemon.calls.at(-1)).toEqual({ name: 'createBlob', argument: { chunkSize: 4096, fanOut: 2, name: 'b' } })
+    expect(await client.createBlob()).toEqual({ blob: 'blob-unnamed', version: 0, chunkSize: 262_144, fanOut: 64, name: null })
+  })
+
+  test('write carries several extents, zeros and all, in one version', async () => {
+    const parts = [{ offset: 5, bytes: Buffer.from('five') }, { offset: 9, bytes: new Uint8Array(0) }, { offset: 5 * 2 ** 20, bytes: Buffer.alloc(5 * 2 ** 20) }]
+    const progress = vi.fn()
+    expect(await client.writeBlob({ ref: 'b', expectedBase: 0, message: 'ü' }, parts, { onProgress: progress }))
+      .toEqual({ blob: 'blob-b', version: 1, size: 10 * 2 ** 20, bytes: 5 * 2 ** 20 + 4 })
+    expect(daemon.calls.at(-1)?.argument).toEqual({ ref: 'b', expectedBase: 0, message: 'ü' })
+    expect(written().subarray(0, 10).toString()).toBe('\0\0\0\0\0five\0')
+    expect(progress).toHaveBeenCalled()
+    // A name and nothing else is enough, and nothing is something to write.
+    expect(await client.writeBlob({ ref: 'b' }, [])).toMatchObject({ version: 2, bytes: 0 })
+    expect(daemon.calls.at(-1)?.argument).toEqual({ ref: 'b' })
+  })
+
+  test('append carries bytes, or a stream of them', async () => {
+    expect(await client.appendBlob({ ref: 'b' }, Buffer.from('abc'))).toEqual({ blob: 'blob-b', version: 1, offset: 0, size: 3, bytes: 3 })
+    async function * stream (): AsyncGenerator<Uint8Array> {
+      yield Buffer.from('d')
+      yield Buffer.alloc(0)
+      yield Buffer.from('ef')
+    }
+    expect(await client.appendBlob({ ref: 'b', expectedBase: 1 }, stream())).toEqual({ blob: 'blob-b', version: 2, offset: 3, size: 6, bytes: 3 })
+    expect(written().toString()).toBe('abcdef')
+  })
+
+  test('read gives a range, counted from its beginning, holes left out', async () => {
+    await client.writeBlob({ ref: 'b' }, [{ offset: 100, bytes: Buffer.from('hello') }])
+    const { version, items } = await client.readBlob('b', { offset: 90, size: 12 })
+    expect(version).toMatchObject({ blob: 'blob-b', version: 1, size: 105 })
+    const seen: SparseItem[] = []
+    for await (const item of items) seen.push(item)
+    expect(seen).toEqual([{ offset: 10, bytes: Buffer.from('he') }, { size: 12 }])
+    expect(Buffer.from(await client.readBytes('b', { offset: 90 })).toString()).toBe('\0'.repeat(10) + 'hello')
+    expect((await client.readBytes('b', { offset: 99, size: 2 })).length).toBe(2)
+    expect((await client.readBytes('b', { offset: 200, size: 2 })).length).toBe(0)
+    expect((await client.readBytes('b')).length).toBe(105)
+    expect(daemon.calls.at(-1)?.argument).toEqual({ ref: 'b', offset: 0, size: Infinity })
+  })
+
+  test('recent and clone', async () => {
+    await client.appendBlob({ ref: 'b' }, Buffer.from('x'))
+    expect(await client.recent('b')).toMatchObject({ version: 1, size: 1 })
+    expect(await client.clone({ ref: 'b@1', name: 'c' })).toMatchObject({ version: 0, name: 'c' })
+  })
+
+  test('errors keep their codes, before the bytes, among them and after', async () => {
+    const endless = async function * (): AsyncGenerator<Uint8Array> { for (;;) yield Buffer.alloc(CHUNK, 1) }
+    const bytes = [{ offset: 0, bytes: Buffer.alloc(100, 1) }]
+    await expect(client.appendBlob({ ref: 'nobody' }, endless())).rejects.toMatchObject({ code: 'ERR_NOT_FOUND' })
+    await expect(client.writeBlob({ ref: 'b', expectedBase: 7 }, bytes)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    daemon.onPiece = () => { throw new P2pvmError('ERR_DISK_FULL', 'full now') }
+    await expect(client.appendBlob({ ref: 'b' }, endless())).rejects.toMatchObject({ code: 'ERR_DISK_FULL' })
+    daemon.onPiece = () => {}
+    async function * failing (): AsyncGenerator<Uint8Array> {
+      yield Buffer.alloc(100, 1)
+      throw new P2pvmError('ERR_SOURCE_CHANGED', 'it grew')
+    }
+    await expect(client.appendBlob({ ref: 'b' }, failing())).rejects.toMatchObject({ code: 'ERR_SOURCE_CHANGED' })
+    expect(daemon.blobs_.get('b')).toMatchObject({ version: 0 })
+    await client.writeBlob({ ref: 'b' }, bytes)
+    daemon.failures.set('readBlob items', new P2pvmError('ERR_MISSING', 'chunk is gone', { cid: 'bafk' }))
+    await expect(client.readBytes('b')).rejects.toMatchObject({ code: 'ERR_MISSING', fields: { cid: 'bafk' } })
+  })
+
+  test.each([
+    ['overlap', [{ offset: 0, bytes: Buffer.alloc(10) }, { offset: 9, bytes: Buffer.alloc(1) }]],
+    ['go back', [{ offset: 10, bytes: Buffer.alloc(1) }, { offset: 0, bytes: Buffer.alloc(1) }]],
+    ['are nowhere', [{ offset: -1, bytes: Buffer.alloc(1) }]],
+    ['are between bytes', [{ offset: 0.5, bytes: Buffer.alloc(1) }]],
+    ['end past all numbers', [{ offset: Number.MAX_SAFE_INTEGER, bytes: Buffer.alloc(1) }]]
+  ])('parts that %s are refused', async (_, parts) => {
+    await expect(client.writeBlob({ ref: 'b' }, parts)).rejects.toMatchObject({ code: 'ERR_USAGE' })
+    expect(daemon.blobs_.get('b')).toMatchObject({ version: 0 })
+  })
+
+  test('without progress, for whoever asks by hand', async () => {
+    // One byte at 3, and the end at 4, as sparse-stream.ts has it.
+    const body = Buffer.from('0000000000000003' + '00000001' + '78' + '0000000000000004' + 'ffffffff', 'hex')
+    async function * sent (): AsyncGenerator<Uint8Array> { yield body }
+    const asked = { body: sent(), deadlineMs: 10_000 }
+    expect(await requestJson(socket, 'POST', '/v1/write?ref=b', asked)).toEqual({ blob: 'blob-b', version: 1, size: 4, bytes: 1 })
+    await expect(requestJson(socket, 'POST', '/v1/append?ref=b', { ...asked, body: sent() })).rejects.toMatchObject({ code: 'ERR_PROTOCOL', message: expect.stringContaining('gap') as string })
   })
 })
 

@@ -1,7 +1,8 @@
 /** A daemon without a fabric: blobs in memory, enough to drive the control socket and the commands against. */
-import type { Call, ControlHandlers, ImportResult, VersionRow } from '../../../src/node/control-api.ts'
+import type { Call, ControlHandlers, ImportResult, ReadRange, VersionRow, WriteRequest, WriteResult } from '../../../src/node/control-api.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
 import type { Log } from '../../../src/protocols/seams.ts'
+import type { Part } from '../../../src/versioning/blobs.ts'
 import type { SparseItem } from '../../../src/versioning/image-import.ts'
 
 export const quiet: Log = { debug () {}, info () {}, warn () {}, error () {} }
@@ -11,13 +12,20 @@ export interface StoredImage extends VersionRow {
   readonly items: readonly SparseItem[]
 }
 
+interface StoredBlob {
+  version: number
+  bytes: Uint8Array
+}
+
 export class FakeDaemon implements ControlHandlers {
   readonly images_ = new Map<string, StoredImage>()
+  /** By name; the id of one is `blob-NAME`. */
+  readonly blobs_ = new Map<string, StoredBlob>()
   readonly calls: Array<{ readonly name: string, readonly argument: unknown }> = []
   /** Thrown by the next call of that name. */
   readonly failures = new Map<string, Error>()
   folder = '/nonexistent'
-  /** Called for each piece of an import. */
+  /** Called for each piece of an import, write or append. */
   onPiece: () => void = () => {}
   onVerify: (signal: AbortSignal) => Promise<void> = async () => {}
 
@@ -121,6 +129,74 @@ export class FakeDaemon implements ControlHandlers {
     await this.onVerify(signal)
     const { blob, version } = this.#find(ref)
     return { blob, version, chunks: 4, replicas: { wanted: 12, found: 11 }, missing: 0, degraded: 1, corrupt: 0, unreachable: 1 }
+  }
+
+  async createBlob (request: Parameters<ControlHandlers['createBlob']>[0]): ReturnType<ControlHandlers['createBlob']> {
+    this.#called('createBlob', request)
+    const { chunkSize = 262_144, fanOut = 64, name = 'unnamed' } = request
+    this.blobs_.set(name, { version: 0, bytes: new Uint8Array(0) })
+    return { blob: `blob-${name}`, version: 0, chunkSize, fanOut, name: request.name ?? null }
+  }
+
+  async writeBlob (request: WriteRequest, parts: AsyncIterable<Part>): Promise<WriteResult> {
+    this.#called('writeBlob', request)
+    const blob = this.#blob(request)
+    const written: Part[] = []
+    for await (const part of parts) {
+      written.push(part)
+      this.onPiece()
+    }
+    const after = new Uint8Array(Math.max(blob.bytes.length, ...written.map(({ offset, bytes }) => offset + bytes.length)))
+    after.set(blob.bytes)
+    for (const { offset, bytes } of written) after.set(bytes, offset)
+    blob.bytes = after
+    blob.version += 1
+    return { blob: `blob-${request.ref}`, version: blob.version, size: after.length, bytes: written.reduce((sum, { bytes }) => sum + bytes.length, 0) }
+  }
+
+  async appendBlob (request: WriteRequest, bytes: AsyncIterable<Uint8Array>): ReturnType<ControlHandlers['appendBlob']> {
+    this.#called('appendBlob', request)
+    const start = this.#blob(request).bytes.length
+    async function * parts (): AsyncGenerator<Part> {
+      let offset = start
+      for await (const piece of bytes) {
+        yield { offset, bytes: piece }
+        offset += piece.length
+      }
+    }
+    return { ...await this.writeBlob(request, parts()), offset: start }
+  }
+
+  async readBlob (ref: string, { offset = 0, size = Infinity }: ReadRange): ReturnType<ControlHandlers['readBlob']> {
+    this.#called('readBlob', { ref, offset, size })
+    const blob = this.#blob({ ref })
+    const bytes = blob.bytes.subarray(offset, offset + size)
+    const failures = this.failures
+    async function * items (): AsyncGenerator<SparseItem> {
+      // One hole in it: the zeros at the beginning.
+      const first = Math.max(0, bytes.findIndex((byte) => byte !== 0))
+      if (bytes.length > first) yield { offset: first, bytes: bytes.subarray(first) }
+      const failure = failures.get('readBlob items')
+      if (failure !== undefined) throw failure
+      yield { size: bytes.length }
+    }
+    return { version: this.#row(ref, blob), items: items() }
+  }
+
+  async recent (ref: string): ReturnType<ControlHandlers['recent']> {
+    this.#called('recent', ref)
+    return this.#row(ref, this.#blob({ ref }))
+  }
+
+  #blob ({ ref, expectedBase }: WriteRequest): StoredBlob {
+    const blob = this.blobs_.get(ref)
+    if (blob === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no such blob: ${ref}`, { ref })
+    if (expectedBase !== undefined && expectedBase !== blob.version) throw new P2pvmError('ERR_CONFLICT', `${ref} has moved on`, { ref })
+    return blob
+  }
+
+  #row (ref: string, { version, bytes }: StoredBlob): VersionRow {
+    return { blob: `blob-${ref}`, version, size: bytes.length, chunkSize: 4096, fanOut: 64, timeMs: 0, writer: 'peer', message: '', bytesChanged: 0, parent: null }
   }
 
   async workingCopies (): ReturnType<ControlHandlers['workingCopies']> {
