@@ -10,7 +10,7 @@ import type { ChunkStore } from '../dht/chunk-store.ts'
 import type { Chunks } from '../dht/chunks.ts'
 import { withDeadline } from '../protocols/abort.ts'
 import { type ChunkId, chunkIdOf, isZero } from '../protocols/cid.ts'
-import { P2pvmError } from '../protocols/errors.ts'
+import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Random } from '../protocols/seams.ts'
 import type { Blobs, PublishRequest, Target, Version, VersionId } from '../versioning/blobs.ts'
 import { checkImageName } from '../versioning/image-name.ts'
@@ -44,6 +44,8 @@ export interface Committed {
 
 /** Chunks read, merged and uploaded at once: 8 × 4 MiB at most in memory. */
 const UPLOADS_AT_ONCE = 8
+/** Who is taken for dead so often will not get through. */
+const PUBLISH_ATTEMPTS_MAX = 3
 /** Folding back copies at most the sealed pages, on local disk; longer than this means that the mount is gone. */
 const FOLD_DEADLINE_MS = 120_000
 
@@ -72,19 +74,16 @@ export class Committer {
   }
 
   async #publishSealed (sealed: Sealed, init: CommitInit): Promise<Committed> {
-    const { clock, random } = this.#components
+    const { clock } = this.#components
     try {
       const { changed, uploadedBytes, dirtyBytes } = await this.#upload(sealed, init)
-      const request: PublishRequest = {
-        requestId: Buffer.from(random.bytes(16)).toString('hex'),
+      const version = await this.#publishAnew({
         target: targetOf(sealed, init),
         chunks: changed,
         size: sealed.size,
         bytesChanged: dirtyBytes,
         message: init.message ?? ''
-      }
-      await writeCommitIntent(init.folder, request)
-      const version = await this.#publish(request, init)
+      }, init)
       return { version, chunks: changed.size, bytes: uploadedBytes, freezeMs: sealed.freezeMs }
     } catch (error) {
       // Not under the caller's signal: also a commit that was given up must fold back what it sealed.
@@ -131,6 +130,28 @@ export class Committer {
       return
     }
     await clearCommitIntent(init.folder)
+  }
+
+  /**
+   * With a request id of its own. The version manager may take us for dead (this machine slept, or could not reach it for long): then it
+   * has aborted the version, which changed nothing, and the same is asked for again as a new request.
+   */
+  async #publishAnew (what: Omit<PublishRequest, 'requestId'>, init: CommitInit): Promise<Version> {
+    for (let attempt = 1; ; attempt += 1) {
+      const request = { ...what, requestId: Buffer.from(this.#components.random.bytes(16)).toString('hex') }
+      await writeCommitIntent(init.folder, request)
+      try {
+        return await this.#publish(request, init)
+      } catch (error) {
+        if (attempt === PUBLISH_ATTEMPTS_MAX || !await this.#wasAborted(request, error, init)) throw error
+      }
+    }
+  }
+
+  /** A conflict may also be that the blob has moved on. */
+  async #wasAborted ({ requestId }: PublishRequest, error: unknown, { signal }: CommitInit): Promise<boolean> {
+    if (errorCodeOf(error) !== 'ERR_CONFLICT') return false
+    return await this.#components.blobs.outcome(requestId, { signal }) === 'aborted'
   }
 
   async #publish (request: PublishRequest, init: Pick<CommitInit, 'folder' | 'signal'>): Promise<Version> {

@@ -121,8 +121,9 @@ export class Peer {
   }
 
   async stop (): Promise<void> {
-    const { list, transport, openTransport, node, stores, stopping } = this.#open
+    const { list, transport, openTransport, node, stores, stopping, versions } = this.#open
     stopping.abort()
+    await versions?.stop()
     await list.stop()
     await transport.stop()
     await openTransport.stop()

@@ -24,6 +24,13 @@ export const IN_FLIGHT_VERSIONS_MAX = 256
 export const IN_FLIGHT_EXTENTS_MAX = 8192
 /** Rows in one answer of `images` and `log`. */
 export const PAGE_ROWS_MAX = 256
+/**
+ * An assignment is a lease. A writer that is not heard of for so long is taken for dead: the version manager writes its version in its
+ * place, so that those after it can be published. Longer than the version manager's clients retry what it did not answer.
+ */
+export const LEASE_MS = 30_000
+/** Two of three renewals may be lost. */
+export const RENEW_MS = LEASE_MS / 3
 /** The version manager holds a `wait` no longer than this before it answers "not yet". */
 export const WAIT_MS_MAX = 10_000
 
@@ -78,7 +85,9 @@ const publishedVersion = record({
   timeMs: uint(),
   writer: string(128),
   message,
-  bytesChanged: uint()
+  bytesChanged: uint(),
+  attempt: uint(),
+  exceptions: uint()
 })
 
 const target = variant('kind', {
@@ -105,7 +114,9 @@ const requests = {
     name: optional(imageName)
   }),
   assign: record({ op: oneOf('assign'), requestId, target, change }),
-  /** Of a version that `requestId` was assigned. Durable when answered; published, too, when its turn has come. */
+  /** A writer's sign of life, from assigning until `complete`. ERR_CONFLICT when it comes too late. */
+  renew: record({ op: oneOf('renew'), requestId, blob: blobId, version }),
+  /** Of a version that `requestId` was assigned. Durable when answered; published, too, when its turn has come. ERR_CONFLICT as `renew`. */
   complete: record({ op: oneOf('complete'), requestId, blob: blobId, version, message, bytesChanged: uint() }),
   /** Until it is published, at most `waitMs`. */
   wait: record({ op: oneOf('wait'), blob: blobId, version, waitMs: uint(WAIT_MS_MAX) }),
@@ -133,6 +144,8 @@ const answers = {
     /** Assigned before this one, not published then; ascending, base + 1 … version - 1. */
     inFlight: array(inFlight, IN_FLIGHT_VERSIONS_MAX)
   }),
+  /** How long the lease is now. */
+  renew: record({ leaseMs: uint() }),
   /** null: complete, and not published before those in front of it are. */
   complete: record({ published: nullable(publishedVersion) }),
   /** null: not yet. */
@@ -143,7 +156,7 @@ const answers = {
   images: record({ images: array(record({ name: imageName, latest: publishedVersion }), PAGE_ROWS_MAX) }),
   log: record({ versions: array(publishedVersion, PAGE_ROWS_MAX) }),
   /** null: never assigned, or not durably so. */
-  outcome: record({ assigned: nullable(record({ blob: blobId, version, complete: boolean })) })
+  outcome: record({ assigned: nullable(record({ blob: blobId, version, complete: boolean, aborted: boolean })) })
 }
 
 export type VersionOperation = keyof typeof requests

@@ -11,21 +11,22 @@ import type { Chunks } from '../dht/chunks.ts'
 import type { Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { CHUNK_BYTES_DEFAULT, checkChunkSize, type ChunkId, chunkIdOf, isZero } from '../protocols/cid.ts'
-import { P2pvmError } from '../protocols/errors.ts'
+import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Random } from '../protocols/seams.ts'
-import { type Assignment, MESSAGE_CHARACTERS_MAX, type VersionRequest } from '../protocols/version-protocol.ts'
+import { type Assignment, MESSAGE_CHARACTERS_MAX, RENEW_MS, type VersionRequest } from '../protocols/version-protocol.ts'
+import { Attempts, EXCEPTIONS_MAX, FIRST_ATTEMPT } from './attempts.ts'
 import { BLOB_ID } from './blob-id.ts'
 import { parseRef } from './blob-ref.ts'
 import {
-  type BlobId, type BlobOptions, type Blobs, type Extent, FAN_OUT_DEFAULT, type Image, type Part, type PublishRequest, type Target, type Version,
-  type VersionId, type WriteOptions
+  type BlobId, type BlobOptions, type Blobs, type Extent, FAN_OUT_DEFAULT, type Image, type Outcome, type Part, type PublishRequest, type Target,
+  type Version, type VersionId, type WriteOptions
 } from './blobs.ts'
 import { ChunkedWrite } from './chunked-write.ts'
 import { extentsOfChunks } from './extents.ts'
 import { checkImageName } from './image-name.ts'
 import { LruCache } from './lru-cache.ts'
-import { decodePublication } from './node-codec.ts'
-import { NodeStore, type NodeStoreInit } from './node-store.ts'
+import { decodePublication, type PublicationRecord } from './node-codec.ts'
+import { NodeStore, type NodeStoreInit, type TreeSource } from './node-store.ts'
 import { type StoredChunk, storedChunks } from './stored-chunks.ts'
 import { bytesOf, type Placed, placeStream } from './streamed-write.ts'
 import { untilAvailable } from '../protocols/retry.ts'
@@ -46,6 +47,8 @@ export interface BlobClientComponents {
 const CHUNKS_AT_ONCE = 8
 /** Publication records kept, some 300 bytes each. */
 const VERSIONS_CACHED_MAX = 4096
+/** Of all versions together: some 150 bytes each. */
+const EXCEPTIONS_CACHED_MAX = 16 * EXCEPTIONS_MAX
 /** Once a version is assigned others wait for it: storage peers that do not answer are asked again for as long. */
 const TREE_DEADLINE_MS = 30_000
 const REQUEST_ID_BYTES = 16
@@ -57,6 +60,7 @@ export class BlobClient implements Blobs {
   readonly #components: BlobClientComponents
   readonly #nodes: NodeStore
   readonly #versionCache = new LruCache<Version>(VERSIONS_CACHED_MAX)
+  readonly #attempts = new LruCache<Attempts>(EXCEPTIONS_CACHED_MAX) // of versions that have exceptions
   readonly #chunkSizes = new LruCache<number>(VERSIONS_CACHED_MAX) // by blob
 
   constructor (components: BlobClientComponents, init: NodeStoreInit = {}) {
@@ -84,29 +88,31 @@ export class BlobClient implements Blobs {
       : await this.#place(new ChunkedWrite(parts, chunkSize), parts, options.signal)
     const assignment = await this.#assign(ending.requestId, targetOf(blob, options),
       { kind: 'write', extents: [...placed.extents], size: placed.end }, options.signal)
-    return await this.#finish(placed, assignment, ending, options.signal)
+    return await this.#whileRenewing(assignment, ending, options.signal, async (signal) => await this.#finish(placed, assignment, ending, signal))
   }
 
   async append (blob: BlobId, bytes: Uint8Array | AsyncIterable<Uint8Array>, options: WriteOptions = {}): Promise<Version> {
     const { signal } = options
     const ending = this.#endingOf(options)
     const { size, chunkSize } = await this.recent(blob, options)
-    const placeAt = async (at: number, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<Placed & { at: number }> =>
+    const placeAt = async (at: number, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, signal: AbortSignal | undefined): Promise<Placed & { at: number }> =>
       ({ at, ...await this.#placeStream(partsFrom(at, source), chunkSize, signal) })
     /** A stream is over when it turns out that it goes elsewhere: it is read again from where it lies. */
     const again = (placed: Placed): AsyncIterable<Uint8Array> | Iterable<Uint8Array> =>
       bytes instanceof Uint8Array ? [bytes] : bytesOf(placed, this.#components.chunks, signal)
 
     // A guess, so that chunks go before the version number here too. Another writer may have come in between.
-    let placed = await placeAt(size, bytes instanceof Uint8Array ? [bytes] : bytes)
+    let placed = await placeAt(size, bytes instanceof Uint8Array ? [bytes] : bytes, signal)
     if (!(bytes instanceof Uint8Array) && placed.whole.size > 0) {
       // It may have taken hours. Better moved before others wait for it than after.
       const now = await this.recent(blob, options)
-      if (now.size !== placed.at) placed = await placeAt(now.size, again(placed))
+      if (now.size !== placed.at) placed = await placeAt(now.size, again(placed), signal)
     }
     const assignment = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: placed.bytesChanged }, signal)
-    if (assignment.sizeBefore !== placed.at) placed = await placeAt(assignment.sizeBefore, again(placed))
-    return await this.#finish(placed, assignment, ending, signal)
+    return await this.#whileRenewing(assignment, ending, signal, async (signal) => {
+      if (assignment.sizeBefore !== placed.at) placed = await placeAt(assignment.sizeBefore, again(placed), signal)
+      return await this.#finish(placed, assignment, ending, signal)
+    })
   }
 
   async read (version: Version, offset: number, size: number, { signal }: BlobOptions = {}): Promise<Uint8Array> {
@@ -135,10 +141,13 @@ export class BlobClient implements Blobs {
   }
 
   async version (id: VersionId, { signal }: BlobOptions = {}): Promise<Version> {
-    const { blob, version } = id
-    const name = versionName(checkBlobId(blob), version)
-    const cached = this.#versionCache.get(name)
-    if (cached !== undefined) return cached
+    const cached = this.#versionCache.get(versionName(checkBlobId(id.blob), id.version))
+    return cached ?? this.#remember((await this.#record(id, signal)).version)
+  }
+
+  /** The publication record. */
+  async #record ({ blob, version }: VersionId, signal: AbortSignal | undefined): Promise<PublicationRecord> {
+    const name = versionName(blob, version)
     const accept = (_name: string, value: Uint8Array): boolean => {
       try {
         decodePublication(value, { blob, version })
@@ -149,7 +158,9 @@ export class BlobClient implements Blobs {
     }
     const [value] = await this.#components.records.get([name], { signal, accept })
     if (value === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no version ${version} of ${blob}`, { blob, version })
-    return this.#remember(decodePublication(value, { blob, version }).version)
+    const record = decodePublication(value, { blob, version })
+    if (record.exceptions.length > 0) this.#attempts.set(name, new Attempts(record.exceptions), record.exceptions.length)
+    return record
   }
 
   async resolve (text: string, { signal }: BlobOptions = {}): Promise<Version> {
@@ -186,11 +197,11 @@ export class BlobClient implements Blobs {
   }
 
   async chunkIds (version: Version, first: number, count: number, { signal }: BlobOptions = {}): Promise<Array<ChunkId | null>> {
-    return await readChunkIds(version, first, count, this.#nodes, { signal })
+    return await readChunkIds(version, first, count, await this.#sourceOf(version, signal), { signal })
   }
 
-  storedChunks (version: Version, within: Extent, { signal }: BlobOptions = {}): AsyncIterable<StoredChunk> {
-    return storedChunks(version, within, this.#nodes, { signal })
+  async * storedChunks (version: Version, within: Extent, { signal }: BlobOptions = {}): AsyncGenerator<StoredChunk> {
+    yield * storedChunks(version, within, await this.#sourceOf(version, signal), { signal })
   }
 
   async publish (request: PublishRequest, { signal }: BlobOptions = {}): Promise<Version> {
@@ -199,13 +210,15 @@ export class BlobClient implements Blobs {
     if (!Number.isSafeInteger(size) || size < 0 || size > BLOB_BYTES_MAX) throw new P2pvmError('ERR_USAGE', `size of a blob: ${size}`)
     const extents = extentsOfChunks(chunks.keys(), await this.#chunkSizeAt(target, signal))
     const assignment = await this.#assign(ending.requestId, target, { kind: 'write', extents, size }, signal)
-    return await this.#complete(assignment, chunks, ending, signal)
+    return await this.#whileRenewing(assignment, ending, signal, async (signal) => await this.#complete(assignment, chunks, ending, signal))
   }
 
-  async outcome (requestId: string, { signal }: BlobOptions = {}): Promise<Version | undefined> {
+  async outcome (requestId: string, { signal }: BlobOptions = {}): Promise<Outcome> {
     const { assigned } = await this.#components.versions.ask({ op: 'outcome', requestId: checkRequestId(requestId) }, { signal })
     if (assigned === null) return undefined
-    return this.#remember(await this.#components.versions.waitPublished(assigned, { signal }))
+    if (assigned.aborted) return 'aborted'
+    const version = this.#remember(await this.#components.versions.waitPublished(assigned, { signal }))
+    return version.attempt === FIRST_ATTEMPT ? version : 'aborted'
   }
 
   async #create (of: VersionRequest<'create'>['of'], name: string | undefined, signal: AbortSignal | undefined): Promise<Version> {
@@ -260,11 +273,45 @@ export class BlobClient implements Blobs {
 
   async #complete (assignment: Assignment, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
     const { versions } = this.#components
-    await untilAvailable(async (signal) => { await writeTree({ assignment, chunks }, this.#nodes, { signal }) },
+    await untilAvailable(
+      async (signal) => {
+        await writeTree({ assignment, chunks, attempt: FIRST_ATTEMPT }, await this.#sourceOf(assignment.base, signal), { signal })
+      },
       { deadlineMs: TREE_DEADLINE_MS, signal }, this.#components)
     const { blob, version } = assignment
     const { published } = await versions.ask({ op: 'complete', blob, version, ...ending }, { signal })
     return this.#remember(published ?? await versions.waitPublished({ blob, version }, { signal }))
+  }
+
+  /** Lets the version manager hear of the writer while `work` is under way. ERR_CONFLICT when it has not, and took him for dead. */
+  async #whileRenewing<T> (
+    { blob, version }: VersionId, { requestId }: Ending, signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>
+  ): Promise<T> {
+    const { clock, versions } = this.#components
+    const [over, fenced] = [new AbortController(), new AbortController()]
+    let refusal: unknown
+    const renewing = (async () => {
+      for (;;) {
+        await clock.sleep(RENEW_MS, over.signal)
+        try {
+          await versions.ask({ op: 'renew', requestId, blob, version }, { signal: over.signal })
+        } catch (error) {
+          // Whatever else it is: the next one may come through, and `complete` has the last word.
+          if (errorCodeOf(error) !== 'ERR_CONFLICT') continue
+          refusal = error
+          fenced.abort(error)
+          return
+        }
+      }
+    })().catch(() => {}) // over
+    try {
+      return await work(signal === undefined ? fenced.signal : AbortSignal.any([signal, fenced.signal]))
+    } catch (error) {
+      throw refusal ?? error
+    } finally {
+      over.abort()
+      await renewing
+    }
   }
 
   async #upload (bytes: Uint8Array, signal: AbortSignal | undefined): Promise<ChunkId | null> {
@@ -281,6 +328,13 @@ export class BlobClient implements Blobs {
 
   async #chunkSizeOf (blob: BlobId, signal: AbortSignal | undefined): Promise<number> {
     return this.#chunkSizes.get(blob) ?? (await this.recent(blob, { signal })).chunkSize
+  }
+
+  /** What it takes to read the version's tree. Its exceptions are in its publication record alone: few versions have any. */
+  async #sourceOf (version: Version, signal: AbortSignal | undefined): Promise<TreeSource> {
+    if (version.exceptions === 0) return { nodes: this.#nodes, attempts: Attempts.first }
+    const known = this.#attempts.get(versionName(version.blob, version.version))
+    return { nodes: this.#nodes, attempts: known ?? new Attempts((await this.#record(version, signal)).exceptions) }
   }
 
   #remember (version: Version): Version {

@@ -3,19 +3,25 @@
  * State it owns: the latest published version and all that were assigned after it. Older ones are in the store alone.
  *
  *     assigned ──complete──▶ complete ──its turn, and replicated──▶ published
+ *        └──its lease ends──▶ aborted ──its turn, and written anew──▶ complete
  *
  * Version numbers are handed out without gaps. Published is always a beginning of assigned.
  */
 import assert from 'node:assert/strict'
 import { P2pvmError } from '../protocols/errors.ts'
-import { IN_FLIGHT_EXTENTS_MAX, IN_FLIGHT_VERSIONS_MAX, type VersionRequest } from '../protocols/version-protocol.ts'
+import { IN_FLIGHT_EXTENTS_MAX, IN_FLIGHT_VERSIONS_MAX, LEASE_MS, type VersionRequest } from '../protocols/version-protocol.ts'
+import { ABORTED_ATTEMPT, type Exception, EXCEPTIONS_MAX } from './attempts.ts'
 import type { BlobId, Version, VersionId } from './blobs.ts'
 import type { PublicationRecord } from './node-codec.ts'
 import { BLOB_BYTES_MAX, chunkCount, type Geometry } from './tree-names.ts'
-import type { Assigned, StoredHistory } from './version-store.ts'
+import type { Aborted, Assigned, StoredHistory } from './version-store.ts'
 
 interface OpenVersion {
   readonly assigned: Assigned
+  /** Of a monotonic clock. */
+  leaseEndsMs: number
+  /** Its writer's time is over, durably so once it is among the aborted. */
+  fenced: boolean
   /** Being made durable. A repeated `complete` joins it: a publication record is made once, with one time. */
   completing?: Promise<PublicationRecord>
   /** Durable. */
@@ -28,18 +34,25 @@ export class BlobHistory {
   readonly blob: BlobId
   readonly geometry: Geometry
   readonly #open = new Map<number, OpenVersion>()
+  readonly #inherited: readonly Exception[]
+  readonly #aborted = new Map<number, Aborted>()
   #latest: Version | undefined
   #openExtents = 0
   #change = newSignal()
 
-  constructor (blob: BlobId, { geometry, published, open }: StoredHistory) {
+  /** Whatever is open gets a whole new lease, from `nowMs` of a monotonic clock on. */
+  constructor (blob: BlobId, { geometry, inherited, aborted, published, open }: StoredHistory, nowMs: number) {
     this.blob = blob
     this.geometry = geometry
-    this.#latest = published?.version
+    this.#inherited = inherited
+    for (const one of aborted) this.#aborted.set(one.version, one)
+    if (published !== undefined) this.#latest = this.counted(published).version
     for (const { version, assigned, complete } of open) {
       assert.equal(version, this.lastAssigned + 1, 'version numbers have no gaps')
-      this.#add(version, assigned)
-      if (complete !== undefined) this.#open.get(version)!.complete = complete
+      this.#add(version, assigned, nowMs)
+      const added = this.#open.get(version)!
+      added.fenced = this.#aborted.has(version)
+      if (complete !== undefined) added.complete = complete
     }
   }
 
@@ -69,32 +82,101 @@ export class BlobHistory {
     return this.isPublished(version) || this.#open.get(version)?.complete !== undefined
   }
 
+  /** Durably so. */
+  isAborted (version: number): boolean {
+    return this.#aborted.has(version)
+  }
+
+  /** Aborted, or about to be. */
+  isFenced (version: number): boolean {
+    return this.isAborted(version) || this.#open.get(version)?.fenced === true
+  }
+
   /** Of a version that is not published. */
   assignedOf (version: number): Assigned | undefined {
     return this.#open.get(version)?.assigned
   }
 
   /**
-   * The next version number. ERR_CONFLICT when `expectedBase` is not the last that was assigned: another writer was faster,
-   * published or not. ERR_USAGE for extents beyond the size, ERR_UNAVAILABLE when too much is in flight.
+   * The next version number. ERR_CONFLICT when what `expectedBase` says is not what the write would come upon: another writer was
+   * faster, published or not, and is not aborted. ERR_USAGE for extents beyond the size, ERR_UNAVAILABLE when too much is in flight,
+   * ERR_NOT_ALLOWED when too many writers of the blob have died.
    */
-  assign (change: Change, { requestId, writer, expectedBase }: { requestId: string, writer: string, expectedBase?: number | undefined }): VersionId & { assigned: Assigned } {
-    if (expectedBase !== undefined && expectedBase !== this.lastAssigned) throw this.#movedOn(expectedBase)
+  assign (
+    change: Change, { requestId, writer, expectedBase, nowMs }: { requestId: string, writer: string, expectedBase?: number | undefined, nowMs: number }
+  ): VersionId & { assigned: Assigned } {
     const sizeBefore = this.#sizeOfLast()
     const assigned = { requestId, writer, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
-    if (this.#open.size >= IN_FLIGHT_VERSIONS_MAX || this.#openExtents + assigned.extents.length > IN_FLIGHT_EXTENTS_MAX) {
+    if (expectedBase !== undefined && !this.#comesUpon(expectedBase, change, assigned)) throw this.#movedOn(expectedBase)
+    const exceptions = this.#inherited.length + this.#aborted.size
+    if (exceptions >= EXCEPTIONS_MAX) throw tooManyExceptions(this.blob)
+    // Every writer at work may die.
+    const atWork = [...this.#open.values()].filter(({ complete, fenced }) => complete === undefined && !fenced).length
+    if (
+      this.#open.size >= IN_FLIGHT_VERSIONS_MAX || this.#openExtents + assigned.extents.length > IN_FLIGHT_EXTENTS_MAX ||
+      exceptions + atWork >= EXCEPTIONS_MAX
+    ) {
       throw new P2pvmError('ERR_UNAVAILABLE', `too many writes to ${this.blob} are in flight`, { blob: this.blob })
     }
     const version = this.lastAssigned + 1
-    this.#add(version, assigned)
+    this.#add(version, assigned, nowMs)
     return { blob: this.blob, version, assigned }
   }
 
   /** Version 0 of a new blob: complete from the beginning. */
-  begin (assigned: Assigned, publication: PublicationRecord): void {
+  begin (assigned: Assigned, publication: PublicationRecord, nowMs: number): void {
     assert.equal(this.lastAssigned, -1, 'a blob begins once')
-    this.#add(0, assigned)
+    this.#add(0, assigned, nowMs)
     this.#open.get(0)!.complete = publication
+  }
+
+  /** A sign of life of its writer. Harmless when there is nothing to wait for any more. */
+  renew (version: number, nowMs: number): void {
+    const open = this.#open.get(version)
+    if (open !== undefined) open.leaseEndsMs = nowMs + LEASE_MS
+  }
+
+  /** Fences the writers whose leases have ended. From then on they are refused; what becomes of their versions must be made durable now. */
+  fenceExpired (nowMs: number): Aborted[] {
+    return [...this.#open].filter(([, open]) => hasLease(open) && open.leaseEndsMs <= nowMs).map(([version, open]) => {
+      open.fenced = true
+      return { version, attempt: ABORTED_ATTEMPT, sizeBefore: open.assigned.sizeBefore }
+    })
+  }
+
+  /** It is durable that they are. */
+  aborted (versions: readonly Aborted[]): void {
+    for (const one of versions) this.#aborted.set(one.version, one)
+    this.#wake()
+  }
+
+  /** Until the next lease ends; undefined when there is none. */
+  leaseLeftMs (nowMs: number): number | undefined {
+    const ends = [...this.#open.values()].filter(hasLease).map(({ leaseEndsMs }) => leaseEndsMs)
+    return ends.length === 0 ? undefined : Math.max(0, Math.min(...ends) - nowMs)
+  }
+
+  /** Those up to this version and of what the blob was cloned from. Final once all versions up to it are complete. */
+  exceptionsUpTo (last: number): Exception[] {
+    const own = [...this.#aborted.values()].filter(({ version }) => version <= last).sort((a, b) => a.version - b.version)
+    return [...this.#inherited, ...own.map(({ version, attempt }) => ({ blob: this.blob, version, attempt }))]
+  }
+
+  /** With its exceptions, as it is replicated. */
+  counted (publication: PublicationRecord): PublicationRecord {
+    const exceptions = this.exceptionsUpTo(publication.version.version)
+    return exceptions.length === 0 ? publication : { ...publication, version: { ...publication.version, exceptions: exceptions.length }, exceptions }
+  }
+
+  /** Something can be done about the next version, whoever writes: it is complete, or it was aborted. */
+  get isPending (): boolean {
+    return this.isReady(this.lastPublished + 1) || this.abortedNext !== undefined
+  }
+
+  /** The next version to be published, when the version manager has to write it. */
+  get abortedNext (): number | undefined {
+    const next = this.lastPublished + 1
+    return this.isAborted(next) && !this.isComplete(next) ? next : undefined
   }
 
   /** `makeDurable` is called once per version, however often it is completed. */
@@ -116,7 +198,7 @@ export class BlobHistory {
     for (let version = this.lastPublished + 1; ready.length < limit; version += 1) {
       const complete = this.#open.get(version)?.complete
       if (complete === undefined) break
-      ready.push(complete)
+      ready.push(this.counted(complete))
     }
     return ready
   }
@@ -138,12 +220,11 @@ export class BlobHistory {
       this.#open.delete(version.version)
       this.#latest = version
     }
-    this.#change.resolve()
-    this.#change = newSignal()
+    this.#wake()
   }
 
-  /** Resolves when something is published; rejects when the next publication fails. */
-  async nextPublication (): Promise<void> {
+  /** Resolves when something is published or aborted; rejects when the next publication fails. */
+  async nextChange (): Promise<void> {
     await this.#change.promise
   }
 
@@ -152,9 +233,27 @@ export class BlobHistory {
     this.#change = newSignal()
   }
 
-  #add (version: number, assigned: Assigned): void {
-    this.#open.set(version, { assigned })
+  #wake (): void {
+    this.#change.resolve()
+    this.#change = newSignal()
+  }
+
+  #add (version: number, assigned: Assigned, nowMs: number): void {
+    this.#open.set(version, { assigned, leaseEndsMs: nowMs + LEASE_MS, fenced: false })
     this.#openExtents += assigned.extents.length
+  }
+
+  /**
+   * Nobody has written since the base but those who were aborted, which changes no byte. The size that one of them was assigned stays,
+   * and must not be more than the write asks for.
+   */
+  #comesUpon (expectedBase: number, change: Change, { sizeBefore, sizeAfter }: Pick<Assigned, 'sizeBefore' | 'sizeAfter'>): boolean {
+    if (expectedBase > this.lastAssigned) return false
+    for (let version = this.lastAssigned; version > expectedBase; version -= 1) {
+      if (!this.isAborted(version)) return false
+    }
+    const baseSize = this.#aborted.get(expectedBase + 1)?.sizeBefore ?? sizeBefore
+    return sizeAfter === (change.kind === 'append' ? baseSize + change.size : Math.max(baseSize, change.size))
   }
 
   #sizeOfLast (): number {
@@ -181,6 +280,17 @@ export class BlobHistory {
       'to keep both, make it a blob of its own: p2pvm clone PATH, or p2pvm commit PATH --as NAME',
       { blob, latest: this.lastPublished, expectedBase })
   }
+}
+
+/** Its writer is at work. */
+function hasLease ({ complete, completing, fenced }: OpenVersion): boolean {
+  return complete === undefined && completing === undefined && !fenced
+}
+
+function tooManyExceptions (blob: BlobId): P2pvmError {
+  return new P2pvmError('ERR_NOT_ALLOWED',
+    `${EXCEPTIONS_MAX} writers of ${blob} and of what it was cloned from have died, and no more writes are taken; ` +
+    'to go on, make a new image of it: p2pvm export, then p2pvm import', { blob })
 }
 
 function newSignal (): PromiseWithResolvers<void> {

@@ -35,7 +35,14 @@ export interface Version extends VersionId {
   readonly writer: string // peer id
   readonly message: string
   readonly bytesChanged: number
+  /** 1: the writer's that it was assigned to. 2: that one died, and the version reads as the one before it, at the size that was assigned. */
+  readonly attempt: number
+  /** How many versions that it may be made of have another attempt than 1; its publication record lists them. */
+  readonly exceptions: number
 }
+
+/** What became of a request. 'aborted': its writer was not heard of in time, and nothing of it shows; asked for anew it needs another id. */
+export type Outcome = Version | 'aborted' | undefined
 
 export interface Image {
   readonly name: string
@@ -107,10 +114,13 @@ export interface Blobs {
   chunkIds (version: Version, first: number, count: number, options?: BlobOptions): Promise<Array<ChunkId | null>>
   /** The chunks within an extent that are no holes, ascending; whatever lies between them costs nothing. */
   storedChunks (version: Version, within: Extent, options?: BlobOptions): AsyncIterable<{ readonly index: number, readonly id: ChunkId }>
-  /** The lower half of WRITE, for import and commit: assign, write the tree nodes, complete, wait until published. */
+  /**
+   * The lower half of WRITE, for import and commit: assign, write the tree nodes, complete, wait until published. ERR_CONFLICT also when
+   * the version manager took the writer for dead; `outcome` tells.
+   */
   publish (request: PublishRequest, options?: BlobOptions): Promise<Version>
-  /** What became of a request: the published version; undefined when it was never assigned. Waits while it is in flight. */
-  outcome (requestId: string, options?: BlobOptions): Promise<Version | undefined>
+  /** undefined when it was never assigned. Waits while it is in flight. */
+  outcome (requestId: string, options?: BlobOptions): Promise<Outcome>
 }
 
 export const FAN_OUT_DEFAULT = 64

@@ -5,6 +5,7 @@
 import type { NamedRecord, Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { P2pvmError } from '../protocols/errors.ts'
+import type { Attempts } from './attempts.ts'
 import { LruCache } from './lru-cache.ts'
 import { decodeNode, encodeNode, type TreeNode } from './node-codec.ts'
 import { nodeName, type NodeRef } from './tree-names.ts'
@@ -23,6 +24,17 @@ export interface NodeStoreInit {
   readonly cacheBytesMax?: number
 }
 
+/** Nodes, and which attempts at their versions count. */
+export interface TreeSource {
+  readonly nodes: NodeStore
+  readonly attempts: Attempts
+}
+
+interface Wanted {
+  readonly ref: NodeRef
+  readonly attempt: number
+}
+
 type Options = { readonly signal?: AbortSignal | undefined }
 
 export class NodeStore {
@@ -34,29 +46,34 @@ export class NodeStore {
     this.#cache = new LruCache(cacheBytesMax)
   }
 
-  /** In the order asked for. ERR_MISSING when one is nowhere, ERR_UNAVAILABLE when somebody who could have it did not answer. */
-  async get (refs: readonly NodeRef[], { signal }: Options = {}): Promise<TreeNode[]> {
+  /** In the order asked for, of the attempts that count. ERR_MISSING when one is nowhere, ERR_UNAVAILABLE when somebody who could have it did not answer. */
+  async get (refs: readonly NodeRef[], attempts: Attempts, { signal }: Options = {}): Promise<TreeNode[]> {
     const found = new Map<string, TreeNode>()
-    const missing = new Map<string, NodeRef>()
-    for (const ref of refs) {
-      const name = nodeName(ref)
+    const missing = new Map<string, Wanted>()
+    const asked = refs.map((ref) => nodeName(ref, attempts.of(ref)))
+    for (const [at, name] of asked.entries()) {
       const cached = this.#cache.get(name)
-      if (cached === undefined) missing.set(name, ref)
+      if (cached === undefined) missing.set(name, { ref: refs[at]!, attempt: attempts.of(refs[at]!) })
       else found.set(name, cached)
     }
     const names = [...missing.keys()]
     const batches = Array.from({ length: Math.ceil(names.length / NODES_PER_BATCH) },
       (_, at) => names.slice(at * NODES_PER_BATCH, (at + 1) * NODES_PER_BATCH))
     await mapAtMost(BATCHES_AT_ONCE, batches, async (batch) => {
-      for (const node of await this.#fetch(batch, missing, signal)) found.set(nodeName(node), node)
+      const nodes = await this.#fetch(batch, missing, signal)
+      for (const [at, name] of batch.entries()) found.set(name, nodes[at]!)
     })
-    return refs.map((ref) => found.get(nodeName(ref))!)
+    return asked.map((name) => found.get(name)!)
   }
 
-  async #fetch (names: readonly string[], refs: ReadonlyMap<string, NodeRef>, signal: AbortSignal | undefined): Promise<TreeNode[]> {
+  async #fetch (names: readonly string[], wanted: ReadonlyMap<string, Wanted>, signal: AbortSignal | undefined): Promise<TreeNode[]> {
+    const decode = (name: string, value: Uint8Array): TreeNode => {
+      const { ref, attempt } = wanted.get(name)!
+      return decodeNode(value, ref, attempt)
+    }
     const accept = (name: string, value: Uint8Array): boolean => {
       try {
-        decodeNode(value, refs.get(name)!)
+        decode(name, value)
         return true
       } catch {
         return false // another replica is asked; this one is reported
@@ -66,33 +83,35 @@ export class NodeStore {
     return names.map((name, at) => {
       const value = values[at]
       if (value === undefined) throw new P2pvmError('ERR_MISSING', `tree node ${name} is on no storage peer`, { name })
-      const node = decodeNode(value, refs.get(name)!)
+      const node = decode(name, value)
       this.#cache.set(name, node, value.length * DECODED_FACTOR)
       return node
     })
   }
 
-  /** For a version's new nodes, any number of them, in bounded batches. */
-  writer (options: Options = {}): NodeWriter {
-    return new NodeWriter(async (batch) => { await this.#records.put(batch, options) })
+  /** For a version's new nodes of one attempt, any number of them, in bounded batches. */
+  writer (attempt: number, options: Options = {}): NodeWriter {
+    return new NodeWriter(attempt, async (batch) => { await this.#records.put(batch, options) })
   }
 }
 
 /** Puts nodes as they come, some batches at once. `flush` when done; the first failure is thrown from the next call. */
 export class NodeWriter {
+  readonly #attempt: number
   readonly #put: (batch: readonly NamedRecord[]) => Promise<void>
   readonly #underWay = new Set<Promise<void>>()
   #batch: NamedRecord[] = []
   #batchBytes = 0
   readonly #failures: unknown[] = []
 
-  constructor (put: (batch: readonly NamedRecord[]) => Promise<void>) {
+  constructor (attempt: number, put: (batch: readonly NamedRecord[]) => Promise<void>) {
+    this.#attempt = attempt
     this.#put = put
   }
 
   async add (node: TreeNode): Promise<void> {
-    const value = encodeNode(node)
-    this.#batch.push({ name: nodeName(node), value })
+    const value = encodeNode(node, this.#attempt)
+    this.#batch.push({ name: nodeName(node, this.#attempt), value })
     this.#batchBytes += value.length
     if (this.#batch.length >= NODES_PER_BATCH || this.#batchBytes >= BATCH_BYTES_MAX) await this.#send()
   }

@@ -5,7 +5,7 @@
 import { type ChunkId, chunkIdOfDigest } from '../protocols/cid.ts'
 import type { Extent, Version } from './blobs.ts'
 import type { InnerNode, LeafNode } from './node-codec.ts'
-import type { NodeStore } from './node-store.ts'
+import type { TreeSource } from './node-store.ts'
 import { chunkCount, nodeSpan, type NodeRef, rootLevelOf } from './tree-names.ts'
 import { refTo, resolveSlots } from './tree-reader.ts'
 
@@ -20,13 +20,13 @@ type Options = { readonly signal?: AbortSignal | undefined }
 const NODES_AT_ONCE = 64
 
 /** Those that overlap the extent, ascending. Errors as NodeStore.get. */
-export async function * storedChunks (version: Version, extent: Extent, nodes: NodeStore, options: Options = {}): AsyncGenerator<StoredChunk> {
+export async function * storedChunks (version: Version, extent: Extent, source: TreeSource, options: Options = {}): AsyncGenerator<StoredChunk> {
   if (version.root === null || extent.size === 0) return
   const within: Range = {
     first: Math.floor(extent.offset / version.chunkSize),
     end: Math.min(Math.ceil((extent.offset + extent.size) / version.chunkSize), chunkCount(version.size, version))
   }
-  const walk = new Walk(version, within, nodes, options)
+  const walk = new Walk(version, within, source, options)
   yield * walk.below([refTo(version.root, rootLevelOf(version.size, version), 0)])
 }
 
@@ -39,13 +39,13 @@ interface Range {
 class Walk {
   readonly #version: Version
   readonly #within: Range
-  readonly #nodes: NodeStore
+  readonly #source: TreeSource
   readonly #options: Options
 
-  constructor (version: Version, within: Range, nodes: NodeStore, options: Options) {
+  constructor (version: Version, within: Range, source: TreeSource, options: Options) {
     this.#version = version
     this.#within = within
-    this.#nodes = nodes
+    this.#source = source
     this.#options = options
   }
 
@@ -53,14 +53,14 @@ class Walk {
   async * below (refs: readonly NodeRef[]): AsyncGenerator<StoredChunk> {
     for (let at = 0; at < refs.length; at += NODES_AT_ONCE) {
       const batch = refs.slice(at, at + NODES_AT_ONCE)
-      const nodes = await this.#nodes.get(batch, this.#options)
+      const nodes = await this.#source.nodes.get(batch, this.#source.attempts, this.#options)
       if (batch[0]!.level === 0) yield * this.#inLeaves(nodes as LeafNode[])
       else yield * this.below((nodes as InnerNode[]).flatMap((node) => this.#childrenOf(node)))
     }
   }
 
   async * #inLeaves (leaves: readonly LeafNode[]): AsyncGenerator<StoredChunk> {
-    const digests = await resolveSlots(leaves, (leaf, slot) => this.#wants(this.#chunkAt(leaf, slot), 1), this.#nodes, this.#options)
+    const digests = await resolveSlots(leaves, (leaf, slot) => this.#wants(this.#chunkAt(leaf, slot), 1), this.#source, this.#options)
     for (const [at, leaf] of leaves.entries()) {
       for (const [slot, digest] of digests[at]!.entries()) {
         if (digest !== null) yield { index: this.#chunkAt(leaf, slot), id: chunkIdOfDigest(digest) }

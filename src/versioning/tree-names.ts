@@ -11,6 +11,7 @@
 import assert from 'node:assert/strict'
 import { CHUNK_BYTES_MAX } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
+import { FIRST_ATTEMPT } from './attempts.ts'
 import type { BlobId, Extent, VersionId } from './blobs.ts'
 
 /** Rounded up to a whole chunk this is still a safe integer. */
@@ -66,8 +67,10 @@ export function rootLevelOf (sizeBytes: number, geometry: Geometry): number {
   return level
 }
 
-export function nodeName ({ blob, version, level, index }: NodeRef): string {
-  return `node/${blob}/${version}/${level}/${index}`
+/** Of the first attempt as if there were no others; each further one has names of its own, because records are write-once. */
+export function nodeName ({ blob, version, level, index }: NodeRef, attempt: number): string {
+  const written = attempt === FIRST_ATTEMPT ? `${version}` : `${version}.${attempt}`
+  return `node/${blob}/${written}/${level}/${index}`
 }
 
 export function versionName (blob: BlobId, version: number): string {

@@ -1,5 +1,6 @@
 /**
  * Reading a version's segment tree: level by level from the root, one batch of nodes per level. Pure over NodeStore.
+ * Links name versions; the attempts that count are added when a node is fetched.
  */
 import type { ChunkId } from '../protocols/cid.ts'
 import { chunkIdOfDigest } from '../protocols/cid.ts'
@@ -7,14 +8,14 @@ import { P2pvmError } from '../protocols/errors.ts'
 import { IN_FLIGHT_VERSIONS_MAX } from '../protocols/version-protocol.ts'
 import type { Version, VersionId } from './blobs.ts'
 import type { InnerNode, LeafNode } from './node-codec.ts'
-import type { NodeStore } from './node-store.ts'
+import type { TreeSource } from './node-store.ts'
 import { chunkCount, nodeSpan, type NodeRef, rootLevelOf } from './tree-names.ts'
 
 type Options = { readonly signal?: AbortSignal | undefined }
 
 /** Ids of chunks [first, first + count); null for holes, and past the end. */
 export async function readChunkIds (
-  version: Version, first: number, count: number, nodes: NodeStore, { signal }: Options = {}
+  version: Version, first: number, count: number, source: TreeSource, { signal }: Options = {}
 ): Promise<Array<ChunkId | null>> {
   const ids = new Array<ChunkId | null>(count).fill(null)
   const end = Math.min(first + count, chunkCount(version.size, version))
@@ -22,12 +23,12 @@ export async function readChunkIds (
 
   let refs: NodeRef[] = [refTo(version.root, rootLevelOf(version.size, version), 0)]
   for (let level = refs[0]!.level; level > 0; level -= 1) {
-    const inner = await nodes.get(refs, { signal }) as InnerNode[]
+    const inner = await source.nodes.get(refs, source.attempts, { signal }) as InnerNode[]
     refs = inner.flatMap((node) => childrenWithin(node, first, end, version))
   }
-  const leaves = await nodes.get(refs, { signal }) as LeafNode[]
+  const leaves = await source.nodes.get(refs, source.attempts, { signal }) as LeafNode[]
   const isWanted = (chunk: number): boolean => chunk >= first && chunk < end
-  const digests = await resolveSlots(leaves, (leaf, slot) => isWanted(leaf.index * version.fanOut + slot), nodes, { signal })
+  const digests = await resolveSlots(leaves, (leaf, slot) => isWanted(leaf.index * version.fanOut + slot), source, { signal })
   for (const [at, leaf] of leaves.entries()) {
     for (const [slot, digest] of digests[at]!.entries()) {
       const chunk = leaf.index * version.fanOut + slot
@@ -56,7 +57,7 @@ function childrenWithin (node: InnerNode, first: number, end: number, version: V
  * earlier version of the same blob, which was in flight when this leaf was written. All leaves' links together take one batch per hop.
  */
 export async function resolveSlots (
-  leaves: readonly LeafNode[], wanted: (leaf: LeafNode, slot: number) => boolean, nodes: NodeStore, { signal }: Options = {}
+  leaves: readonly LeafNode[], wanted: (leaf: LeafNode, slot: number) => boolean, { nodes, attempts }: TreeSource, { signal }: Options = {}
 ): Promise<Array<Array<Uint8Array | null>>> {
   const resolved = leaves.map((leaf) => new Array<Uint8Array | null>(leaf.slots.length).fill(null))
   let open = leaves.flatMap((leaf, at) => leaf.slots.map((_, slot) => ({ leaf, at, slot })))
@@ -75,7 +76,7 @@ export async function resolveSlots (
       linked.push(entry)
       targets.push(refTo({ blob: entry.leaf.blob, version: value }, 0, entry.leaf.index))
     }
-    const next = targets.length === 0 ? [] : await nodes.get(targets, { signal }) as LeafNode[]
+    const next = targets.length === 0 ? [] : await nodes.get(targets, attempts, { signal }) as LeafNode[]
     open = linked.map((entry, index) => ({ ...entry, leaf: next[index]! }))
   }
   return resolved

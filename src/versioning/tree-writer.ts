@@ -10,13 +10,16 @@
  * 3. nothing.
  *
  * The same version written again gives the same bytes: names are write-once, and a writer that crashed starts over.
+ *
+ * A version whose writer died is written by the version manager as a further attempt, with the same extents and without chunks: the same
+ * places, which then show what the base has there.
  */
 import assert from 'node:assert/strict'
 import { type ChunkId, digestOf } from '../protocols/cid.ts'
 import type { Assignment } from '../protocols/version-protocol.ts'
 import type { VersionId } from './blobs.ts'
 import type { InnerNode, LeafNode, Slot, TreeNode } from './node-codec.ts'
-import type { NodeStore } from './node-store.ts'
+import type { TreeSource } from './node-store.ts'
 import { chunkCount, type Geometry, namesWrittenBy, nodeSpan, rootLevelOf, type WrittenNames } from './tree-names.ts'
 import { refTo, resolveSlots } from './tree-reader.ts'
 
@@ -35,11 +38,12 @@ export interface TreeWrite {
   readonly assignment: Assignment
   /** What this version says: chunks that are not named here stay what they were, also within its extents. */
   readonly chunks: ReadonlyMap<number, ChunkId | null>
+  readonly attempt: number
 }
 
-/** Returns when all nodes are durable. Errors as Records.put and NodeStore.get. */
-export async function writeTree (write: TreeWrite, nodes: NodeStore, options: { signal?: AbortSignal | undefined } = {}): Promise<void> {
-  const tree = new TreeWriter(write, nodes, options)
+/** `source` is for the base. Returns when all nodes are durable. Errors as Records.put and NodeStore.get. */
+export async function writeTree (write: TreeWrite, source: TreeSource, options: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+  const tree = new TreeWriter(write, source, options)
   await tree.write()
 }
 
@@ -52,10 +56,11 @@ class TreeWriter {
   readonly #own: WrittenNames
   /** Newest first: the first one that writes a place is the one to link to. */
   readonly #inFlight: ReadonlyArray<{ readonly version: number, readonly names: WrittenNames }>
-  readonly #nodes: NodeStore
+  readonly #attempt: number
+  readonly #source: TreeSource
   readonly #options: { signal?: AbortSignal | undefined }
 
-  constructor ({ assignment, chunks }: TreeWrite, nodes: NodeStore, options: { signal?: AbortSignal | undefined }) {
+  constructor ({ assignment, chunks, attempt }: TreeWrite, source: TreeSource, options: { signal?: AbortSignal | undefined }) {
     this.#assignment = assignment
     this.#geometry = assignment.base
     this.#chunks = chunks
@@ -63,13 +68,14 @@ class TreeWriter {
     this.#chunkCount = chunkCount(assignment.sizeAfter, this.#geometry)
     this.#own = namesWrittenBy(assignment, this.#geometry)
     this.#inFlight = assignment.inFlight.map((one) => ({ version: one.version, names: namesWrittenBy(one, this.#geometry) })).reverse()
-    this.#nodes = nodes
+    this.#attempt = attempt
+    this.#source = source
     this.#options = options
     assert(this.#chunkIndices.every((index) => this.#own.writesChunk(index)), 'every chunk lies within the extents')
   }
 
   async write (): Promise<void> {
-    const writer = this.#nodes.writer(this.#options)
+    const writer = this.#source.nodes.writer(this.#attempt, this.#options)
     try {
       let tasks: Task[] = [{ index: 0, base: this.#baseLinkOfRoot(this.#own.rootLevel) }]
       for (let level = this.#own.rootLevel; level >= 0; level -= 1) {
@@ -109,7 +115,7 @@ class TreeWriter {
   async #leaves (tasks: readonly Task[]): Promise<LeafNode[]> {
     const bases = await this.#baseNodes<LeafNode>(0, tasks)
     const present = bases.filter((base) => base !== undefined)
-    const resolved = await resolveSlots(present, (leaf, slot) => this.#comesFromBase(leaf.index * this.#geometry.fanOut + slot), this.#nodes, this.#options)
+    const resolved = await resolveSlots(present, (leaf, slot) => this.#comesFromBase(leaf.index * this.#geometry.fanOut + slot), this.#source, this.#options)
     const slotsOf = new Map(present.map((leaf, at) => [leaf.index, resolved[at]!]))
     return tasks.map(({ index }) => {
       const slots: Slot[] = []
@@ -132,7 +138,7 @@ class TreeWriter {
     const bases = new Array<Node | undefined>(tasks.length)
     const needed = [...tasks.entries()].flatMap(([at, { index, base }]) =>
       base === null || base === 'above' || this.#replaces(level, index) ? [] : [{ at, ref: refTo(base, level, index) }])
-    const found = await this.#nodes.get(needed.map(({ ref }) => ref), this.#options)
+    const found = await this.#source.nodes.get(needed.map(({ ref }) => ref), this.#source.attempts, this.#options)
     for (const [index, { at }] of needed.entries()) bases[at] = found[index] as Node
     return bases
   }

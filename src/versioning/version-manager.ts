@@ -6,25 +6,30 @@
  * Every answer is durable before it is given; every request that changes something has an id, kept in the same atomic write as
  * what it changed, so that a repeated one, also after a crash, gets the same answer and changes nothing.
  *
- * A version is published when it and all before it are complete and its publication record is on W storage peers. When that fails nothing
- * is lost: the next `complete`, `wait` or restart tries again. Not here yet: leases of writers, signatures.
+ * A version is published when it and all before it are complete and its publication record is on W storage peers. An assignment is a
+ * lease: a writer that is not heard of for LEASE_MS is fenced, durably, and its version is written in its place
+ * (`publisher.ts`). What fails is tried again in the background (`upkeep.ts`), and whenever somebody waits for it. Leases are
+ * in memory only: after a restart each is a whole one. Not here yet: signatures.
  */
 import { untilAborted } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, KeyValueStore, Log, Random } from '../protocols/seams.ts'
 import type { PeerId, RequestContext } from '../protocols/transport.ts'
-import { type Assignment, PAGE_ROWS_MAX, type VersionAnswer, type VersionRequest, type VersionService } from '../protocols/version-protocol.ts'
+import { type Assignment, LEASE_MS, PAGE_ROWS_MAX, type VersionAnswer, type VersionRequest, type VersionService } from '../protocols/version-protocol.ts'
 import type { Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
+import { AnswerPage } from './answer-page.ts'
+import { FIRST_ATTEMPT } from './attempts.ts'
 import { BLOB_ID_PREFIX, randomBlobId } from './blob-id.ts'
 import { BlobHistory, type Change } from './blob-history.ts'
 import type { BlobId, Version, VersionId } from './blobs.ts'
 import { sameExtents } from './extents.ts'
 import { checkImageName } from './image-name.ts'
-import { encodePublication, type PublicationRecord } from './node-codec.ts'
-import { versionName } from './tree-names.ts'
+import type { PublicationRecord } from './node-codec.ts'
+import { Publisher, type Tracked } from './publisher.ts'
+import { Upkeep } from './upkeep.ts'
 import {
-  type Assigned, type Operation, putAssigned, putBlob, putComplete, putName, putPublished, putRequest, type RequestEntry, VersionStore
+  type Assigned, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
 } from './version-store.ts'
 import { WriteQueue } from './write-queue.ts'
 
@@ -38,63 +43,58 @@ export interface VersionManagerComponents {
 
 /** Ends of histories in memory, some 500 bytes each; those of blobs that are being written stay beyond that. */
 const HISTORIES_MAX = 4096
-/** Publication records in one put: with the most extents 74 KB each, a megabyte. */
-const PUBLISH_BATCH_MAX = 16
-/** Longer than Records takes to try all who could hold a record; shorter than a client waits for the answer. */
-const REPLICATE_DEADLINE_MS = 10_000
 /** Blobs whose publication is made up for at once after a start: a storage peer that hangs must not hold up all of them. */
 const RECOVER_AT_ONCE = 16
 /** Candidates that are named when a prefix is ambiguous. */
 const CANDIDATES_MAX = 10
-/** Bytes of one page of images or versions, so that it fits a message. */
-const PAGE_BYTES_MAX = 128 * 1024
-/** One row without its message: keys, ids, numbers, the longest name. */
-const ROW_BYTES = 512
-/** UTF-8 of one UTF-16 unit at most. */
-const CHARACTER_BYTES_MAX = 3
-
-/** A history in use: its rules, its writes, its publication under way. */
-interface Tracked {
-  readonly history: BlobHistory
-  readonly writes: WriteQueue
-  publishing: Promise<void> | undefined
-}
-
 type Origin = { readonly kind: 'new', readonly chunkSize: number, readonly fanOut: number } | { readonly kind: 'clone', readonly source: VersionId }
 
 export class VersionManager implements VersionService {
   readonly #store: VersionStore
-  readonly #records: Records
   readonly #clock: Clock
   readonly #random: Random
   readonly #log: Log
+  readonly #publisher: Publisher
+  readonly #upkeep: Upkeep
   readonly #tracked = new Map<BlobId, Tracked>() // the least recently used first
   readonly #underWay = new Map<string, Promise<unknown>>() // by request id
 
   constructor ({ store, records, clock, random, log }: VersionManagerComponents) {
     this.#store = new VersionStore(store)
-    this.#records = records
     this.#clock = clock
     this.#random = random
     this.#log = log
+    this.#upkeep = new Upkeep({ clock, random, log }, async (blob) => await this.#bringForward(blob))
+    this.#publisher = new Publisher({ records, clock, log }, {
+      signal: this.#upkeep.signal,
+      onDue: (blob) => { this.#upkeep.hurry(blob) }
+    })
   }
 
-  /** After a start: publishes what was complete when the last run ended. Never rejects; what fails is tried again when asked for. */
+  /**
+   * After a start: publishes what was complete when the last run ended, and what was aborted. Never rejects; what fails is tried
+   * again in the background.
+   */
   async recover (): Promise<void> {
     await mapAtMost(RECOVER_AT_ONCE, this.#store.blobsWithOpenVersions(), async (blob) => {
       try {
-        await this.#publishReady(this.#track(blob))
+        await this.#publisher.advance(this.#track(blob))
       } catch (error) {
         this.#log.warn('cannot publish yet what was complete before the restart', { blob, error })
       }
     })
   }
 
+  /** Ends what it does unasked. */
+  async stop (): Promise<void> {
+    await this.#upkeep.stop()
+  }
+
   async create (request: VersionRequest<'create'>, { peer }: RequestContext): Promise<VersionAnswer<'create'>> {
     return await this.#once(request.requestId, async () => {
       const id = this.#known(request.requestId, 'create') ??
         await this.#begin(request.of, { requestId: request.requestId, op: 'create', writer: peer, name: request.name })
-      await this.#publish(this.#track(id.blob), id.version)
+      await this.#publisher.publish(this.#track(id.blob), id.version)
       return { version: this.#published(id) }
     })
   }
@@ -104,25 +104,33 @@ export class VersionManager implements VersionService {
       const known = this.#known(request.requestId, 'assign')
       const id = known ?? await this.#assignNew(request, peer)
       const tracked = this.#track(id.blob)
-      if (known !== undefined) checkSameChange(request.change, this.#assigned(tracked, id.version))
+      if (known !== undefined) {
+        checkSameChange(request.change, this.#assigned(tracked, id.version))
+        await this.#heard(tracked, id.version)
+      }
       // A new blob's version 0 is the base of its version 1: published before anybody is told.
-      await this.#publish(tracked, 0)
+      await this.#publisher.publish(tracked, 0)
       return this.#assignment(tracked, id.version)
     })
+  }
+
+  async renew ({ blob, version, requestId }: VersionRequest<'renew'>): Promise<VersionAnswer<'renew'>> {
+    const tracked = this.#track(blob)
+    this.#assignedTo(requestId, tracked, version)
+    await this.#heard(tracked, version)
+    return { leaseMs: LEASE_MS }
   }
 
   async complete (request: VersionRequest<'complete'>, _context: RequestContext): Promise<VersionAnswer<'complete'>> {
     const { blob, version } = request
     const tracked = this.#track(blob)
     const { history, writes } = tracked
-    const assigned = this.#assigned(tracked, version)
-    if (assigned.requestId !== request.requestId) {
-      throw new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} was assigned to another request`, { blob, version })
-    }
+    const assigned = this.#assignedTo(request.requestId, tracked, version)
+    await this.#heard(tracked, version)
     await history.complete(version,
       () => this.#publicationOf(history, version, assigned, request),
       async (publication) => { await writes.write([putComplete(publication)]) })
-    await this.#publish(tracked, version)
+    await this.#publisher.publish(tracked, version)
     return { published: history.isPublished(version) ? this.#published({ blob, version }) : null }
   }
 
@@ -134,8 +142,8 @@ export class VersionManager implements VersionService {
     try {
       while (!history.isPublished(version)) {
         // Also what failed before is tried again, for as long as somebody waits for it.
-        if (history.ready(1).length > 0) await untilAborted(this.#publishReady(tracked), deadline.signal)
-        else await untilAborted(history.nextPublication(), deadline.signal)
+        if (history.isPending) await untilAborted(this.#publisher.advance(tracked), deadline.signal)
+        else await untilAborted(history.nextChange(), deadline.signal)
       }
       return { published: this.#published({ blob, version }) }
     } catch (error) {
@@ -157,7 +165,7 @@ export class VersionManager implements VersionService {
   }
 
   async images ({ after }: VersionRequest<'images'>): Promise<VersionAnswer<'images'>> {
-    const page = new Page<VersionAnswer<'images'>['images'][number]>()
+    const page = new AnswerPage<VersionAnswer<'images'>['images'][number]>()
     for (const { name, shows } of this.#store.namesAfter(after)) {
       const latest = this.#shown(shows)
       if (latest !== undefined && !page.add({ name, latest }, latest)) break
@@ -167,8 +175,10 @@ export class VersionManager implements VersionService {
 
   async log ({ blob, from }: VersionRequest<'log'>): Promise<VersionAnswer<'log'>> {
     const latest = this.#latest(blob)
-    const page = new Page<Version>()
-    for (const { version } of this.#store.publications(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest.version + 1 - from)))) {
+    const page = new AnswerPage<Version>()
+    const { history } = this.#track(blob)
+    for (const publication of this.#store.publications(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest.version + 1 - from)))) {
+      const { version } = history.counted(publication)
       if (!page.add(version, version)) break
     }
     return { versions: page.rows }
@@ -179,7 +189,10 @@ export class VersionManager implements VersionService {
     const entry = this.#store.request(requestId)
     if (entry === undefined) return { assigned: null }
     const { blob, version } = entry
-    return { assigned: { blob, version, complete: this.#track(blob).history.isComplete(version) } }
+    const { history, fencing } = this.#track(blob)
+    const aborted = history.isFenced(version)
+    if (aborted) await fencing
+    return { assigned: { blob, version, complete: history.isComplete(version), aborted } }
   }
 
   /** Concurrent repeats of a request share one answer; later ones find what was stored. */
@@ -201,7 +214,9 @@ export class VersionManager implements VersionService {
     if (target.kind !== 'blob') return await this.#begin(target, { requestId, op: 'assign', writer, name: target.name, change })
     this.#latest(target.blob) // ERR_NOT_FOUND
     const { history, writes } = this.#track(target.blob)
-    const { blob, version, assigned } = history.assign(change, { requestId, writer, expectedBase: target.expectedBase })
+    const nowMs = this.#clock.monotonic()
+    const { blob, version, assigned } = history.assign(change, { requestId, writer, expectedBase: target.expectedBase, nowMs })
+    this.#upkeep.watch(blob)
     await writes.write([...putAssigned({ blob, version }, assigned), putRequest(requestId, { blob, version, op: 'assign' })])
     return { blob, version }
   }
@@ -213,27 +228,33 @@ export class VersionManager implements VersionService {
   ): Promise<VersionId> {
     if (name !== undefined) this.#checkNameIsFree(checkImageName(name))
     const source = origin.kind === 'clone' ? this.#published(origin.source) : { ...origin, size: 0, root: null }
+    const inherited = origin.kind === 'clone' ? this.#track(origin.source.blob).history.exceptionsUpTo(origin.source.version) : []
     const { size, chunkSize, fanOut, root } = source
     const blob = randomBlobId(this.#random)
     const first: Assigned = { requestId, writer, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
     const publication: PublicationRecord = {
       version: {
         blob, version: 0, size, chunkSize, fanOut, root, parent: origin.kind === 'clone' ? origin.source : null,
-        timeMs: Math.floor(this.#clock.now()), writer, message: '', bytesChanged: 0
+        timeMs: Math.floor(this.#clock.now()), writer, message: '', bytesChanged: 0, attempt: FIRST_ATTEMPT, exceptions: 0
       },
       sizeBefore: size,
-      extents: []
+      extents: [],
+      exceptions: []
     }
-    const history = new BlobHistory(blob, { geometry: { chunkSize, fanOut }, published: undefined, open: [] })
-    history.begin(first, publication)
+    const nowMs = this.#clock.monotonic()
+    const history = new BlobHistory(blob, { geometry: { chunkSize, fanOut }, inherited, aborted: [], published: undefined, open: [] }, nowMs)
+    history.begin(first, publication, nowMs)
     const operations: Operation[] = [
       putBlob(blob, { chunkSize, fanOut }), ...putAssigned({ blob, version: 0 }, first), putComplete(publication)
     ]
+    if (inherited.length > 0) operations.push(putInherited(blob, inherited))
     const id = { blob, version: change === undefined ? 0 : 1 }
-    if (change !== undefined) operations.push(...putAssigned(id, history.assign(change, { requestId, writer }).assigned))
+    if (change !== undefined) operations.push(...putAssigned(id, history.assign(change, { requestId, writer, nowMs }).assigned))
     operations.push(putRequest(requestId, { ...id, op }))
     if (name !== undefined) operations.push(putName(name, id))
-    await this.#add(history).writes.write(operations)
+    const written = this.#add(history).writes.write(operations)
+    if (change !== undefined) this.#upkeep.watch(blob)
+    await written
     return id
   }
 
@@ -241,6 +262,7 @@ export class VersionManager implements VersionService {
     const shows = this.#store.name(name)
     if (shows === undefined) return
     const tracked = this.#track(shows.blob)
+    if (tracked.history.isAborted(shows.version)) return // nothing that it was to show will ever be there
     const writer = tracked.history.assignedOf(shows.version)?.writer
     const holder = writer === undefined ? `blob ${shows.blob}` : `a write of ${writer} that is not published yet`
     throw new P2pvmError('ERR_CONFLICT', `the name ${name} is taken by ${holder}; choose another`, { name, blob: shows.blob })
@@ -251,46 +273,30 @@ export class VersionManager implements VersionService {
     return {
       version: {
         blob, version, size: assigned.sizeAfter, chunkSize, fanOut, root: { blob, version }, parent: { blob, version: version - 1 },
-        timeMs: Math.floor(this.#clock.now()), writer: assigned.writer, message, bytesChanged
+        timeMs: Math.floor(this.#clock.now()), writer: assigned.writer, message, bytesChanged, attempt: FIRST_ATTEMPT, exceptions: 0
       },
       sizeBefore: assigned.sizeBefore,
-      extents: assigned.extents
+      extents: assigned.extents,
+      exceptions: []
     }
   }
 
-  /** Publishes the version if its turn has come. Returns also if not. */
-  async #publish (tracked: Tracked, version: number): Promise<void> {
-    while (tracked.history.isReady(version)) await this.#publishReady(tracked)
-  }
-
-  async #publishReady (tracked: Tracked): Promise<void> {
-    tracked.publishing ??= this.#replicate(tracked).finally(() => { tracked.publishing = undefined })
-    await tracked.publishing
-  }
-
-  /**
-   * In order, some at once: a record is only replicated when all versions up to it are complete, so none that a reader could come
-   * upon depends on a writer that may still fail; and none is called published before all up to it are replicated.
-   */
-  async #replicate ({ history, writes }: Tracked): Promise<void> {
-    try {
-      for (let ready; (ready = history.ready(PUBLISH_BATCH_MAX)).length > 0;) {
-        const deadline = this.#clock.deadline(REPLICATE_DEADLINE_MS)
-        try {
-          await this.#records.put(ready.map((publication) => ({
-            name: versionName(history.blob, publication.version.version),
-            value: encodePublication(publication)
-          })), { signal: deadline.signal })
-        } finally {
-          deadline[Symbol.dispose]()
-        }
-        await writes.write(ready.map(({ version }) => putPublished(version)))
-        history.published(ready)
-      }
-    } catch (error) {
-      history.publicationFailed(error)
-      throw error
+  /** A sign of life. ERR_CONFLICT, durably so, when it comes too late. */
+  async #heard ({ history, fencing }: Tracked, version: number): Promise<void> {
+    if (history.isFenced(version)) {
+      await fencing
+      throw writerFenced(history.blob, version)
     }
+    history.renew(version, this.#clock.monotonic())
+  }
+
+  /** What is due of a blob unasked: a step of `Upkeep`. */
+  async #bringForward (blob: BlobId): Promise<number | undefined> {
+    if (!this.#tracked.has(blob) && this.#store.history(blob) === undefined) return undefined // its first write failed
+    const tracked = this.#track(blob)
+    await this.#publisher.abortExpired(tracked)
+    await this.#publisher.advance(tracked)
+    return tracked.history.leaseLeftMs(this.#clock.monotonic())
   }
 
   #assignment (tracked: Tracked, version: number): Assignment {
@@ -309,13 +315,21 @@ export class VersionManager implements VersionService {
     return assigned
   }
 
+  #assignedTo (requestId: string, tracked: Tracked, version: number): Assigned {
+    const assigned = this.#assigned(tracked, version)
+    if (assigned.requestId === requestId) return assigned
+    const { blob } = tracked.history
+    throw new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} was assigned to another request`, { blob, version })
+  }
+
   /** ERR_NOT_FOUND when it is not published. */
   #published ({ blob, version }: VersionId): Version {
-    const { latest } = this.#track(blob).history
+    const { history } = this.#track(blob)
+    const { latest } = history
     if (latest?.version === version) return latest
     const publication = latest !== undefined && version < latest.version ? this.#store.publication({ blob, version }) : undefined
     if (publication === undefined) throw noSuchVersion(blob, version)
-    return publication.version
+    return history.counted(publication).version
   }
 
   /** ERR_NOT_FOUND. */
@@ -328,7 +342,7 @@ export class VersionManager implements VersionService {
   /** What a name shows: its blob's latest version, once the version that brought the name is published. */
   #shown (shows: VersionId): Version | undefined {
     const { history } = this.#track(shows.blob)
-    return history.isPublished(shows.version) ? history.latest : undefined
+    return history.isPublished(shows.version) && !history.isAborted(shows.version) ? history.latest : undefined
   }
 
   /** A name wins over a prefix of an id. */
@@ -338,7 +352,7 @@ export class VersionManager implements VersionService {
     const candidates = BLOB_ID_PREFIX.test(ref) ? this.#store.blobs(ref, CANDIDATES_MAX + 1) : []
     const [blob, ...others] = candidates
     if (blob === undefined) {
-      const pending = shows === undefined ? '' : ' (the name is reserved by a write that is not published yet)'
+      const pending = shows === undefined || this.#track(shows.blob).history.isAborted(shows.version) ? '' : ' (the name is reserved by a write that is not published yet)'
       throw new P2pvmError('ERR_NOT_FOUND', `no image or blob ${ref}${pending}`, { ref })
     }
     if (others.length > 0) {
@@ -358,7 +372,9 @@ export class VersionManager implements VersionService {
     }
     const history = this.#store.history(blob)
     if (history === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${blob}`, { blob })
-    return this.#add(new BlobHistory(blob, history))
+    const tracked = this.#add(new BlobHistory(blob, history, this.#clock.monotonic()))
+    if (!tracked.history.settled) this.#upkeep.watch(blob)
+    return tracked
   }
 
   #add (history: BlobHistory): Tracked {
@@ -369,9 +385,10 @@ export class VersionManager implements VersionService {
         // What is in memory is ahead of the disk: the store decides what happened.
         this.#tracked.delete(blob)
         history.publicationFailed(error)
+        this.#upkeep.hurry(blob)
         this.#log.error('cannot write the history of a blob', { blob, error })
       })
-    const tracked: Tracked = { history, writes, publishing: undefined }
+    const tracked: Tracked = { history, writes, publishing: undefined, writingAborted: undefined, fencing: Promise.resolve() }
     this.#tracked.set(blob, tracked)
     this.#forgetOldest()
     return tracked
@@ -387,20 +404,6 @@ export class VersionManager implements VersionService {
   }
 }
 
-/** Rows of an answer, as many as fit. */
-class Page<Row> {
-  readonly rows: Row[] = []
-  #bytes = 0
-
-  /** False when it is full; at least one row always fits. */
-  add (row: Row, { message }: Version): boolean {
-    this.#bytes += ROW_BYTES + CHARACTER_BYTES_MAX * message.length
-    if (this.rows.length >= PAGE_ROWS_MAX || (this.rows.length > 0 && this.#bytes > PAGE_BYTES_MAX)) return false
-    this.rows.push(row)
-    return true
-  }
-}
-
 function checkSameChange (change: Change, assigned: Assigned): void {
   const { extents, sizeBefore, sizeAfter } = assigned
   const same = change.kind === 'append'
@@ -411,6 +414,12 @@ function checkSameChange (change: Change, assigned: Assigned): void {
 
 function usedOtherwise (requestId: string): P2pvmError {
   return new P2pvmError('ERR_USAGE', `request id ${requestId} was used for something else before`, { requestId })
+}
+
+function writerFenced (blob: BlobId, version: number): P2pvmError {
+  return new P2pvmError('ERR_CONFLICT',
+    `nothing was heard of the writer of version ${version} of ${blob} for ${LEASE_MS / 1000} s, so that it was aborted and shows nothing; ` +
+    'nothing else has changed: do it again, as a new request', { blob, version })
 }
 
 function noSuchVersion (blob: BlobId, version: number): P2pvmError {

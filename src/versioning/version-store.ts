@@ -4,10 +4,12 @@
  *
  *     vm/blob/<blob>              geometry                      written once
  *     vm/assigned/<blob>/<nr>     who was assigned what         written once
- *     vm/complete/<blob>/<nr>     its publication record        written once, byte for byte what is replicated
+ *     vm/aborted/<blob>/<nr>      the attempt that counts       written once, when it is not 1
+ *     vm/inherited/<blob>         exceptions of a clone         written once, when its source has some
+ *     vm/complete/<blob>/<nr>     its publication record        written once, without the exceptions, which follow from the two above
  *     vm/open/<blob>/<nr>         (a mark)                      from assigning until published
  *     vm/request/<id>             what the request was given    written once
- *     vm/name/<name>              blob and version that shows   written once
+ *     vm/name/<name>              blob and version that shows   written once, and again when that version was aborted
  *
  * Versions are published in order, so those that are open are the last ones: which is published follows from the keys alone.
  * Not for rules: `blob-history.ts` and `version-manager.ts` have those.
@@ -17,9 +19,10 @@ import { decodeCbor, encodeCbor } from '../protocols/codec.ts'
 import { array, type Decoder, oneOf, record, string, tuple, uint } from '../protocols/decode.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { KeyValueStore } from '../protocols/seams.ts'
+import type { Exception } from './attempts.ts'
 import type { BlobId, Extent, VersionId } from './blobs.ts'
 import { EXTENTS_MAX } from './extents.ts'
-import { decodePublication, encodePublication, type PublicationRecord } from './node-codec.ts'
+import { decodeExceptions, decodePublication, encodeExceptions, encodePublication, type PublicationRecord } from './node-codec.ts'
 import type { Geometry } from './tree-names.ts'
 
 export type Operation = Parameters<KeyValueStore['write']>[0][number]
@@ -39,9 +42,21 @@ export interface RequestEntry extends VersionId {
   readonly op: 'create' | 'assign'
 }
 
+/** A version whose writer died. */
+export interface Aborted {
+  readonly version: number
+  readonly attempt: number
+  /** Of the blob, bytes. */
+  readonly sizeBefore: number
+}
+
 /** A blob's end: the latest published version, and those after it. */
 export interface StoredHistory {
   readonly geometry: Geometry
+  /** Exceptions of what it was cloned from. */
+  readonly inherited: readonly Exception[]
+  /** Of all versions, ascending. */
+  readonly aborted: readonly Aborted[]
   readonly published: PublicationRecord | undefined // before version 0 is replicated
   readonly open: ReadonlyArray<{ readonly version: number, readonly assigned: Assigned, readonly complete: PublicationRecord | undefined }>
 }
@@ -55,6 +70,7 @@ const MARK = Uint8Array.of(1)
 
 const decodeGeometry = record({ chunkSize: uint(), fanOut: uint() })
 const decodeAssigned = tuple(string(64), string(128), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX))
+const decodeAborted = tuple(uint(), uint())
 const decodeVersionId = record({ blob: string(16), version: uint() })
 const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign') })
 
@@ -78,8 +94,13 @@ export class VersionStore {
       if (assigned === undefined) throw new P2pvmError('ERR_CORRUPT', `version ${version} of ${blob} is open and was never assigned`, { blob, version })
       return { version, assigned, complete: this.publication({ blob, version }) }
     })
+    const aborted = this.#versions('aborted', blob, 0, Infinity).map(({ version, value }) => {
+      const [attempt, sizeBefore] = stored(() => decodeAborted(decodeCbor(value), 'aborted'))
+      return { version, attempt, sizeBefore }
+    })
+    const inherited = this.#read(`vm/inherited/${blob}`, decodeExceptions) ?? []
     const last = open[0] === undefined ? this.#lastAssigned(blob) : open[0].version - 1
-    return { geometry, published: last < 0 ? undefined : this.publication({ blob, version: last }), open }
+    return { geometry, inherited, aborted, published: last < 0 ? undefined : this.publication({ blob, version: last }), open }
   }
 
   assigned (blob: BlobId, version: number): Assigned | undefined {
@@ -90,13 +111,13 @@ export class VersionStore {
     return { requestId, writer, base, sizeBefore, sizeAfter, extents }
   }
 
-  /** Of a version that is complete, published or not. */
+  /** Of a version that is complete, published or not; without its exceptions. */
   publication (id: VersionId): PublicationRecord | undefined {
     const value = this.#store.get(versionKey('complete', id.blob, id.version))
     return value === undefined ? undefined : stored(() => decodePublication(value, id))
   }
 
-  /** Complete versions from `from` on, at most `limit`. */
+  /** Complete versions from `from` on, at most `limit`; without their exceptions. */
   publications (blob: BlobId, from: number, limit: number): PublicationRecord[] {
     return this.#versions('complete', blob, from, limit).map(({ version, value }) => stored(() => decodePublication(value, { blob, version })))
   }
@@ -160,6 +181,15 @@ export function putAssigned ({ blob, version }: VersionId, { requestId, writer, 
   ]
 }
 
+export function putAborted (blob: BlobId, { version, attempt, sizeBefore }: Aborted): Operation {
+  return { key: versionKey('aborted', blob, version), value: encodeCbor([attempt, sizeBefore]) }
+}
+
+export function putInherited (blob: BlobId, exceptions: readonly Exception[]): Operation {
+  return { key: `vm/inherited/${blob}`, value: encodeCbor(encodeExceptions(exceptions)) }
+}
+
+/** Of a publication record without exceptions. */
 export function putComplete (publication: PublicationRecord): Operation {
   return { key: versionKey('complete', publication.version.blob, publication.version.version), value: encodePublication(publication) }
 }

@@ -41,6 +41,7 @@ const requests = [
   { op: 'assign', requestId, target: { kind: 'blob', blob, expectedBase: 4 }, change: { kind: 'write', extents: [0, 10, 20, 5], size: 25 } },
   { op: 'assign', requestId, target: { kind: 'clone', source: { blob, version: 3 }, name: 'x' }, change: { kind: 'append', size: 5 } },
   { op: 'complete', requestId, blob, version: 1, message: 'm', bytesChanged: 5 },
+  { op: 'renew', requestId, blob, version: 1 },
   { op: 'wait', blob, version: 1, waitMs: 10 },
   { op: 'recent', blob }, { op: 'resolve', ref: 'image', version: 3 }, { op: 'images', after: '' }, { op: 'log', blob, from: 0 }, { op: 'outcome', requestId }
 ]
@@ -58,16 +59,17 @@ describe('decoders', () => {
     fc.assert(fc.property(fc.oneof(garbage, nearlyRequests), (body) => { onlyProtocolErrors(() => decodeVersionRequest(body)) }), RUNS)
   })
 
-  test.each(['create', 'assign', 'complete', 'wait', 'recent', 'resolve', 'images', 'log', 'outcome'] satisfies VersionOperation[])('answers to %s', (op) => {
+  test.each(['create', 'assign', 'renew', 'complete', 'wait', 'recent', 'resolve', 'images', 'log', 'outcome'] satisfies VersionOperation[])('answers to %s', (op) => {
     fc.assert(fc.property(garbage, (body) => { onlyProtocolErrors(() => decodeVersionAnswer(op, body)) }))
   })
 
   test('tree nodes', () => {
-    fc.assert(fc.property(fc.oneof(anyLeaf, anyInner).chain((node) => changed(encodeNode(node)).map((bytes) => ({ node, bytes }))), ({ node, bytes }) => {
+    fc.assert(fc.property(fc.tuple(fc.oneof(anyLeaf, anyInner), fc.constantFrom(1, 2)).chain(([node, attempt]) =>
+      changed(encodeNode(node, attempt)).map((bytes) => ({ node, attempt, bytes }))), ({ node, attempt, bytes }) => {
       onlyProtocolErrors(() => {
-        const decoded = decodeNode(bytes, node)
+        const decoded = decodeNode(bytes, node, attempt)
         // What is accepted says the same again.
-        expect(decodeNode(encodeNode(decoded), node)).toEqual(decoded)
+        expect(decodeNode(encodeNode(decoded, attempt), node, attempt)).toEqual(decoded)
       })
     }), RUNS)
   })
@@ -81,8 +83,8 @@ describe('decoders', () => {
   test('anything at all', () => {
     fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
       onlyProtocolErrors(() => decodeVersionRequest(decodeCbor(bytes)))
-      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 0, index: 0 }))
-      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 1, index: 0 }))
+      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 0, index: 0 }, 1))
+      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 1, index: 0 }, 2))
       onlyProtocolErrors(() => decodePublication(bytes, { blob, version: 1 }))
     }), RUNS)
   })

@@ -42,6 +42,7 @@ export class MemoryFabric {
 
   /** A new manager over what the old one had on disk. */
   restart (): VersionManager {
+    void this.manager.stop()
     this.store = this.store.crash()
     this.manager = this.#start()
     return this.manager

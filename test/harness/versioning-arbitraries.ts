@@ -35,7 +35,11 @@ export const anyPublication: fc.Arbitrary<PublicationRecord> = fc.record({
     timeMs: fc.nat(2 ** 41),
     writer: fc.string({ maxLength: 100 }),
     message: fc.string({ maxLength: 1000 }),
-    bytesChanged: fc.nat(2 ** 52)
+    bytesChanged: fc.nat(2 ** 52),
+    attempt: fc.constantFrom(1, 1, 2)
   }),
+  exceptions: fc.array(fc.record({ blob, version, attempt: fc.integer({ min: 2, max: 9 }) }), { maxLength: 5 }),
   extents: fc.array(fc.record({ offset: fc.nat(2 ** 52), size: fc.integer({ min: 1, max: 2 ** 52 }) }), { maxLength: 10 })
-}).map(({ version, extents }) => ({ version, extents, sizeBefore: Math.floor(version.size / 2) }))
+}).map(({ version, extents, exceptions }) => (
+  { version: { ...version, exceptions: exceptions.length }, extents, exceptions, sizeBefore: Math.floor(version.size / 2) }
+))

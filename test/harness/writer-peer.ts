@@ -10,6 +10,7 @@ import { nodeClock, nodeRandom } from '../../src/node/world.ts'
 import { type ChunkId, chunkIdOf } from '../../src/protocols/cid.ts'
 import { P2pvmError } from '../../src/protocols/errors.ts'
 import type { Assignment } from '../../src/protocols/version-protocol.ts'
+import { Attempts, FIRST_ATTEMPT } from '../../src/versioning/attempts.ts'
 import { BlobClient } from '../../src/versioning/blob-client.ts'
 import type { Extent, Version } from '../../src/versioning/blobs.ts'
 import { NodeStore } from '../../src/versioning/node-store.ts'
@@ -73,7 +74,7 @@ export class WriterPeer {
     return {
       assignment,
       finish: async (chunks) => {
-        await writeTree({ assignment, chunks }, this.#nodes)
+        await writeTree({ assignment, chunks, attempt: FIRST_ATTEMPT }, { nodes: this.#nodes, attempts: Attempts.first })
         const { version } = assignment
         const bytesChanged = extents.reduce((sum, extent) => sum + extent.size, 0)
         return (await this.versions.ask({ op: 'complete', requestId, blob, version, message: '', bytesChanged })).published

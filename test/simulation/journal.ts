@@ -76,7 +76,7 @@ export class Journal {
   #checkComplete (id: VersionId): void {
     const { version, extents, sizeBefore } = decodePublication(this.#onDisks(versionName(id.blob, id.version)), id)
     if (id.version === 0) return
-    for (const place of namesWrittenBy({ extents, sizeBefore, sizeAfter: version.size }, version).names()) this.#onDisks(nodeName({ ...id, ...place }))
+    for (const place of namesWrittenBy({ extents, sizeBefore, sizeAfter: version.size }, version).names()) this.#onDisks(nodeName({ ...id, ...place }, version.attempt))
   }
 
   #onDisks (name: string): Uint8Array {

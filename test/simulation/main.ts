@@ -11,7 +11,6 @@ const { values } = parseArgs({
     'operations': { type: 'string' },
     'storage-peers': { type: 'string' },
     'clients': { type: 'string' },
-    'dying-writers': { type: 'boolean' },
     'trace': { type: 'boolean' }
   }
 })
@@ -28,7 +27,6 @@ const init: Omit<SimulationInit, 'seed'> = {
   operations: count('operations', SIMULATION_DEFAULTS.operations),
   storagePeers: count('storage-peers', SIMULATION_DEFAULTS.storagePeers),
   clients: count('clients', SIMULATION_DEFAULTS.clients),
-  dyingWriters: values['dying-writers'] ?? SIMULATION_DEFAULTS.dyingWriters,
   print: values.trace === true ? console.error : undefined
 }
 
@@ -36,8 +34,8 @@ const seeds = values.seeds === undefined ? [base] : Array.from({ length: count('
 for (const seed of seeds) {
   const startMs = performance.now()
   try {
-    const { digest, events, elapsedMs, versions, deaths } = await simulate({ ...init, seed })
-    console.log(`seed ${seed}: ${versions} versions, ${deaths} deaths, ${Math.round(elapsedMs / 1000)} s simulated ` +
+    const { digest, events, elapsedMs, versions, aborted, deaths } = await simulate({ ...init, seed })
+    console.log(`seed ${seed}: ${versions} versions, ${aborted} of them aborted, ${deaths} deaths, ${Math.round(elapsedMs / 1000)} s simulated ` +
       `in ${((performance.now() - startMs) / 1000).toFixed(1)} s, ${events} events, trace ${digest.slice(0, 16)}`)
   } catch (error) {
     console.error(error)

@@ -22,11 +22,10 @@ export interface SimulationInit {
   readonly operations: number
   readonly storagePeers: number
   readonly clients: number
-  readonly dyingWriters: boolean
   readonly print?: ((line: string) => void) | undefined
 }
 
-export const SIMULATION_DEFAULTS = { writers: 16, operations: 500, storagePeers: 5, clients: 3, dyingWriters: false }
+export const SIMULATION_DEFAULTS = { writers: 16, operations: 500, storagePeers: 5, clients: 3 }
 
 export interface SimulationOutcome {
   /** Of the trace. */
@@ -34,6 +33,7 @@ export interface SimulationOutcome {
   readonly events: number
   readonly elapsedMs: number
   readonly versions: number
+  readonly aborted: number
   readonly deaths: number
   readonly powerCuts: ReadonlyMap<string, number>
 }
@@ -53,9 +53,8 @@ export async function simulate (init: SimulationInit): Promise<SimulationOutcome
   }
 }
 
-export function commandOf ({ seed, writers, operations, storagePeers, clients, dyingWriters }: SimulationInit): string {
-  return `npm run simulate -- --seed ${seed} --writers ${writers} --operations ${operations} --storage-peers ${storagePeers} --clients ${clients}` +
-    (dyingWriters ? ' --dying-writers' : '')
+export function commandOf ({ seed, writers, operations, storagePeers, clients }: SimulationInit): string {
+  return `npm run simulate -- --seed ${seed} --writers ${writers} --operations ${operations} --storage-peers ${storagePeers} --clients ${clients}`
 }
 
 class Simulation {
@@ -86,12 +85,13 @@ class Simulation {
   async run (): Promise<SimulationOutcome> {
     for (const peer of this.#peers) this.#faults.keepRunning(peer)
     await this.#timeline.runUntilDone(this.#write(), RUN_MS_MAX)
-    const versions = await this.#timeline.runUntilDone(this.#check(), CHECKS_MS_MAX)
+    const { versions, aborted } = await this.#timeline.runUntilDone(this.#check(), CHECKS_MS_MAX)
     return {
       digest: this.#trace.digest(),
       events: this.#trace.lines,
       elapsedMs: this.#timeline.elapsedMs,
       versions,
+      aborted,
       deaths: this.#peers.reduce((sum, { lives }) => sum + lives - 1, 0),
       powerCuts: this.#surroundings.powerCuts
     }
@@ -117,18 +117,17 @@ class Simulation {
         random: this.#random.fork(name),
         surroundings: this.#surroundings,
         journal: this.#journal,
-        take: () => left-- > 0,
-        dies: this.#init.dyingWriters
+        take: () => left-- > 0
       })
       await writer.run()
     }))
   }
 
-  async #check (): Promise<number> {
+  async #check (): Promise<{ versions: number, aborted: number }> {
     this.#clearUp()
     for (const peer of this.#peers) peer.die()
     const checks = new FinalChecks({
-      journal: this.#journal, peers: this.#peers, random: this.#random.fork('checks'), dyingWriters: this.#init.dyingWriters
+      journal: this.#journal, peers: this.#peers, random: this.#random.fork('checks')
     })
     return await checks.run()
   }

@@ -1,10 +1,11 @@
 /**
  * One writer: random operations, one after the other, from random peers. It keeps on until an operation is acknowledged or refused,
- * also when its peer dies under it: what it was about to do, and the request id, it knows again.
+ * also when its peer dies under it: what it was about to do, and the request id, it knows again. Some operations it dies of.
  */
 import { untilAborted } from '../../src/protocols/abort.ts'
 import { chunkIdOf, isZero, type ChunkId } from '../../src/protocols/cid.ts'
 import { errorCodeOf } from '../../src/protocols/errors.ts'
+import { LEASE_MS } from '../../src/protocols/version-protocol.ts'
 import type { Version } from '../../src/versioning/blobs.ts'
 import type { Change, Journal, Operation } from './journal.ts'
 import type { SeededRandom } from './seeded-random.ts'
@@ -19,8 +20,6 @@ export interface WriterInit {
   readonly journal: Journal
   /** Whether there is one more operation to do. */
   readonly take: () => boolean
-  /** Now and then an operation is left where it is. Others then wait for it in vain, and give up, too. */
-  readonly dies: boolean
 }
 
 /** An attempt at an operation, on a peer that is up. */
@@ -32,7 +31,11 @@ const PARTS_MAX = 4
 /** Whose outcome is not known. Everything else is an answer, and only some of those may be given. */
 const TRANSIENT: ReadonlySet<string> = new Set(['ERR_UNAVAILABLE', 'ERR_TIMEOUT', 'ERR_ABORTED'])
 const PATIENCE_MS = 90_000
-const GIVES_UP_AFTER_MS = 5 * 60_000
+/** An operation that is left where it is, within DIES_MS_MAX of its beginning: whoever comes after it must not wait for ever. */
+const DYING_SHARE = 0.07
+const DIES_MS_MAX = 1_500
+/** A pause in which the version manager takes the writer for dead. What it asks afterwards comes too late. */
+const SLEEPING_SHARE = 0.05
 
 export class Writer {
   readonly #init: WriterInit
@@ -83,19 +86,19 @@ export class Writer {
     const operation = this.#operation({ kind: 'write', parts })
     const version = await this.#untilDone(`${operation.id} as ${name}`, async ({ blobs, chunks }, signal, first) => {
       const known = await this.#outcome(operation, blobs, signal, first)
-      if (known !== undefined) return known
+      if (known !== undefined || operation.refused === true) return known
       const ids = new Map<number, ChunkId | null>()
       for (const { offset, bytes } of parts) {
         if (!isZero(bytes)) await chunks.put(chunkIdOf(bytes), bytes, { signal })
         ids.set(offset / CHUNK_BYTES, isZero(bytes) ? null : chunkIdOf(bytes))
       }
       const request = { requestId: operation.id, target: { kind: 'clone' as const, source, name }, chunks: ids, size, bytesChanged: size, message: operation.id }
-      return await blobs.publish(request, { signal })
+      return await this.#unlessRefused(operation, async () => await blobs.publish(request, { signal }))
     })
     if (version === undefined) return
     operation.version = version
     journal.names.set(name, version.blob)
-    const start = await this.#untilDone(`version 0 of ${version.blob}`, async ({ blobs }, signal) => await blobs.version({ blob: version.blob, version: 0 }, { signal }))
+    const start = await this.#untilDone(`version 0 of ${version.blob}`, async ({ blobs }, signal) => await blobs.version({ blob: version.blob, version: 0 }, { signal }), { mayDie: false })
     await this.#settled(start)
     journal.saw(version)
   }
@@ -122,16 +125,10 @@ export class Writer {
     const options = { requestId: operation.id, message: operation.id, ...expectedBase === undefined ? {} : { expectedBase } }
     const version = await this.#untilDone(`${operation.id} on ${blob}`, async ({ blobs }, signal, first) => {
       const known = await this.#outcome(operation, blobs, signal, first)
-      if (known !== undefined) return known
-      try {
-        return change.kind === 'append'
-          ? await blobs.append(blob, change.bytes, { ...options, signal })
-          : await blobs.write(blob, change.parts, { ...options, signal })
-      } catch (error) {
-        if (expectedBase === undefined || errorCodeOf(error) !== 'ERR_CONFLICT') throw error
-        operation.refused = true
-        return undefined
-      }
+      if (known !== undefined || operation.refused === true) return known
+      return await this.#unlessRefused(operation, async () => change.kind === 'append'
+        ? await blobs.append(blob, change.bytes, { ...options, signal })
+        : await blobs.write(blob, change.parts, { ...options, signal }))
     })
     if (version === undefined) return
     operation.version = version
@@ -162,8 +159,23 @@ export class Writer {
   }
 
   /** After a failure, sometimes, what became of it is asked first. */
-  async #outcome ({ id }: Operation, blobs: Running['blobs'], signal: AbortSignal, first: boolean): Promise<Version | undefined> {
-    return first || this.#init.random.unit() < 0.5 ? undefined : await blobs.outcome(id, { signal })
+  async #outcome (operation: Operation, blobs: Running['blobs'], signal: AbortSignal, first: boolean): Promise<Version | undefined> {
+    if (first || this.#init.random.unit() < 0.5) return undefined
+    const outcome = await blobs.outcome(operation.id, { signal })
+    if (outcome !== 'aborted') return outcome
+    operation.refused = true
+    return undefined
+  }
+
+  /** A conflict: the blob has moved on from what was expected, or the writer was taken for dead. Nothing of it may ever show. */
+  async #unlessRefused (operation: Operation, publish: () => Promise<Version>): Promise<Version | undefined> {
+    try {
+      return await publish()
+    } catch (error) {
+      if (errorCodeOf(error) !== 'ERR_CONFLICT') throw error
+      operation.refused = true
+      return undefined
+    }
   }
 
   /** Of a new blob's version 0. */
@@ -172,9 +184,9 @@ export class Writer {
   }
 
   /** The outcome of the first attempt that does not end in doubt; undefined when the writer died of it. */
-  async #untilDone<T> (what: string, attempt: Attempt<T>): Promise<T | undefined> {
-    const { peers, random, surroundings: { timeline, trace }, dies, name } = this.#init
-    const endMs = dies ? timeline.elapsedMs + (random.unit() < 0.1 ? random.unit() * 1_500 : GIVES_UP_AFTER_MS) : Infinity
+  async #untilDone<T> (what: string, attempt: Attempt<T>, { mayDie = true } = {}): Promise<T | undefined> {
+    const { peers, random, surroundings: { timeline, trace }, name } = this.#init
+    const endMs = mayDie && random.unit() < DYING_SHARE ? timeline.elapsedMs + random.unit() * DIES_MS_MAX : Infinity
     for (let first = true; ; first = false) {
       const peer = random.pick(peers)
       const running = await peer.whenUp()
@@ -194,7 +206,7 @@ export class Writer {
         patience[Symbol.dispose]()
       }
       if (timeline.elapsedMs >= endMs) return undefined
-      await timeline.sleep(random.exponential(200))
+      await timeline.sleep(random.unit() < SLEEPING_SHARE ? random.unit() * 3 * LEASE_MS : random.exponential(200))
     }
   }
 

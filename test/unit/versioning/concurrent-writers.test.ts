@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { type ChunkId, chunkIdOf } from '../../../src/protocols/cid.ts'
 import type { Assignment } from '../../../src/protocols/version-protocol.ts'
 import type { Version } from '../../../src/versioning/blobs.ts'
+import { Attempts } from '../../../src/versioning/attempts.ts'
 import { extentsOfChunks } from '../../../src/versioning/extents.ts'
 import { NodeStore } from '../../../src/versioning/node-store.ts'
 import { readChunkIds } from '../../../src/versioning/tree-reader.ts'
@@ -90,7 +91,7 @@ class Run {
     if (step === 'tree') {
       // Every writer with caches of its own.
       const chunks = new Map(write.chunks.map((chunk) => [chunk, idOf(name, chunk)]))
-      await writeTree({ assignment, chunks }, new NodeStore(this.#fabric))
+      await writeTree({ assignment, chunks, attempt: 1 }, { nodes: new NodeStore(this.#fabric), attempts: Attempts.first })
     }
     if (step === 'complete') {
       const { blob, version } = assignment
@@ -125,7 +126,7 @@ class Run {
   async #checkContent (version: Version): Promise<void> {
     const expected = this.#expected[version.version]!
     expect(version.size).toBe(expected.length * CHUNK)
-    expect(await readChunkIds(version, 0, expected.length, new NodeStore(this.#fabric))).toEqual(expected)
+    expect(await readChunkIds(version, 0, expected.length, { nodes: new NodeStore(this.#fabric), attempts: Attempts.first })).toEqual(expected)
   }
 }
 

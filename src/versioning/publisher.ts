@@ -1,0 +1,129 @@
+/**
+ * The version manager's work on one blob's open versions: publishing in order, and writing in the place of dead writers. What is under
+ * way is joined, not begun twice. Not for who asks and when: `version-manager.ts`, `upkeep.ts`.
+ */
+import type { Records } from '../dht/records.ts'
+import { withDeadline } from '../protocols/abort.ts'
+import type { Clock, Log } from '../protocols/seams.ts'
+import { abortedPublication, writeAbortedTree } from './aborted-version.ts'
+import type { BlobHistory } from './blob-history.ts'
+import type { BlobId } from './blobs.ts'
+import { encodePublication } from './node-codec.ts'
+import { NodeStore } from './node-store.ts'
+import { versionName } from './tree-names.ts'
+import { putAborted, putComplete, putPublished } from './version-store.ts'
+import type { WriteQueue } from './write-queue.ts'
+
+export interface PublisherComponents {
+  readonly records: Records
+  readonly clock: Clock
+  readonly log: Log
+}
+
+export interface PublisherInit {
+  /** Ends what is under way. */
+  readonly signal: AbortSignal
+  /** A publication failed, or an aborted version's turn has come: there is something to do that perhaps nobody waits for. */
+  readonly onDue: (blob: BlobId) => void
+}
+
+/** A history in use: its rules, its writes, what is under way. */
+export interface Tracked {
+  readonly history: BlobHistory
+  readonly writes: WriteQueue
+  publishing: Promise<void> | undefined
+  writingAborted: Promise<void> | undefined
+  /** The last time that writers were fenced: durable when it resolves. */
+  fencing: Promise<void>
+}
+
+/** Publication records in one put, each of RECORD_BYTES_MAX at most: two megabytes, which the record protocol sends in pieces. */
+const PUBLISH_BATCH_MAX = 16
+/** Longer than Records takes to try all who could hold a record; shorter than a client waits for the answer. */
+const REPLICATE_DEADLINE_MS = 10_000
+/** For all nodes of an aborted version: as many as the largest write has, with a few links in each. */
+const ABORTED_TREE_DEADLINE_MS = 120_000
+/** Only what aborted versions lie on is read. */
+const NODE_CACHE_BYTES = 1024 * 1024
+
+export class Publisher {
+  readonly #components: PublisherComponents
+  readonly #init: PublisherInit
+  readonly #nodes: NodeStore
+
+  constructor (components: PublisherComponents, init: PublisherInit) {
+    this.#components = components
+    this.#init = init
+    this.#nodes = new NodeStore(components, { cacheBytesMax: NODE_CACHE_BYTES })
+  }
+
+  /** Publishes the version if its turn has come. Returns also if not. */
+  async publish (tracked: Tracked, version: number): Promise<void> {
+    while (tracked.history.isReady(version)) await this.#publishReady(tracked)
+  }
+
+  /** Publishes all whose turn has come, and writes what was aborted when its turn comes. */
+  async advance (tracked: Tracked): Promise<void> {
+    while (tracked.history.isPending) {
+      if (tracked.history.abortedNext === undefined) {
+        await this.#publishReady(tracked)
+      } else {
+        tracked.writingAborted ??= this.#writeAborted(tracked).finally(() => { tracked.writingAborted = undefined })
+        await tracked.writingAborted
+      }
+    }
+  }
+
+  /** Aborts the versions whose leases have ended. Durable when it returns. */
+  async abortExpired (tracked: Tracked): Promise<void> {
+    const { history: { blob }, history, writes } = tracked
+    const expired = history.fenceExpired(this.#components.clock.monotonic())
+    if (expired.length === 0) return
+    this.#components.log.warn('aborted versions whose writers were not heard of in time', { blob, versions: expired.map(({ version }) => version).join(' ') })
+    tracked.fencing = writes.write(expired.map((one) => putAborted(blob, one)))
+    await tracked.fencing
+    history.aborted(expired)
+  }
+
+  async #publishReady (tracked: Tracked): Promise<void> {
+    tracked.publishing ??= this.#replicate(tracked).finally(() => { tracked.publishing = undefined })
+    await tracked.publishing
+  }
+
+  /**
+   * In order, some at once: a record is only replicated when all versions up to it are complete, so none that a reader could come
+   * upon depends on a writer that may still fail, and its exceptions are final; and none is called published before all up to it are
+   * replicated.
+   */
+  async #replicate ({ history, writes }: Tracked): Promise<void> {
+    const { clock, records } = this.#components
+    try {
+      for (let ready; (ready = history.ready(PUBLISH_BATCH_MAX)).length > 0;) {
+        const values = ready.map((publication) => ({
+          name: versionName(history.blob, publication.version.version),
+          value: encodePublication(publication)
+        }))
+        await withDeadline(clock, REPLICATE_DEADLINE_MS, [this.#init.signal], async (signal) => { await records.put(values, { signal }) })
+        await writes.write(ready.map(({ version }) => putPublished(version)))
+        history.published(ready)
+      }
+      if (history.abortedNext !== undefined) this.#init.onDue(history.blob)
+    } catch (error) {
+      history.publicationFailed(error)
+      this.#init.onDue(history.blob)
+      throw error
+    }
+  }
+
+  async #writeAborted ({ history, writes }: Tracked): Promise<void> {
+    const { clock } = this.#components
+    const version = history.abortedNext!
+    const assigned = history.assignedOf(version)!
+    await withDeadline(clock, ABORTED_TREE_DEADLINE_MS, [this.#init.signal], async (signal) => {
+      await writeAbortedTree(history, assigned, this.#nodes, { signal })
+    })
+    await history.complete(version,
+      () => abortedPublication(history, version, assigned, Math.floor(clock.now())),
+      async (publication) => { await writes.write([putComplete(publication)]) })
+  }
+}
