@@ -3,7 +3,7 @@
  * `have`, `put` and `audit` are for storage peers. State it owns: how many requests work on the disk at a time.
  */
 import { serveChunks, type ChunkCondition } from '../protocols/chunk-protocol.ts'
-import { isZero, type ChunkId } from '../protocols/cid.ts'
+import type { ChunkId } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Counters } from '../protocols/seams.ts'
 import type { PeerId, Transport } from '../protocols/transport.ts'
@@ -35,17 +35,16 @@ export function serveChunkStore ({ transport, counters, store, cache }: ChunkSer
       return await writes.run(async () => await storeOf(store, transport.self).have(ids), signal)
     },
 
-    async put (id, bytes, { peer, signal }) {
+    async put (id, chunk, { peer, signal }) {
       const durable = storeOf(store, transport.self)
-      counters.add('chunk_bytes_received_total', bytes.length)
-      if (isZero(bytes)) throw new P2pvmError('ERR_USAGE', 'a chunk of zeros is a hole and is not stored', { cid: id })
-      return await counting(counters, peer, async () => await writes.run(async () => await durable.put(id, bytes), signal))
+      counters.add('chunk_bytes_received_total', chunk.length)
+      return await counting(counters, peer, async () => await writes.run(async () => await durable.put(id, chunk), signal))
     },
 
     async get (id, _priority, { signal }) {
-      const bytes = await reads.run(async () => await firstGood(id, [store, cache]), signal)
-      if (bytes !== undefined) counters.add('chunk_bytes_sent_total', bytes.length)
-      return bytes
+      const chunk = await reads.run(async () => await firstGood(id, [store, cache]), signal)
+      if (chunk !== undefined) counters.add('chunk_bytes_sent_total', chunk.length)
+      return chunk
     },
 
     async audit (ids, { signal }) {
@@ -75,8 +74,8 @@ async function firstGood (id: ChunkId, stores: ReadonlyArray<ChunkStore | undefi
   let failure: unknown
   for (const store of stores) {
     try {
-      const bytes = await store?.get(id)
-      if (bytes !== undefined) return bytes
+      const chunk = await store?.getPacked(id)
+      if (chunk !== undefined) return chunk
     } catch (error) {
       failure = error
     }

@@ -1,18 +1,21 @@
 /**
  * The chunks on one machine. One class (`disk-chunk-store.ts`) serves storage peers (durable) and compute caches (not):
  * a file per chunk in sharded folders, written aside and renamed, so that the mirror opens cached chunks by path, `unlink`
- * is eviction, and the kernel keeps a file alive for whoever has it open.
+ * is eviction, and the kernel keeps a file alive for whoever has it open. Storage peers keep the packed form (`packed-chunk.ts`).
  */
 import type { ChunkId } from '../protocols/cid.ts'
 
 export interface ChunkStore {
   /**
-   * Stores verified bytes; true when they were not there before. Durable stores return after fdatasync and the
-   * directory's fsync, with the lease renewed (the file's mtime). ERR_CORRUPT when the bytes do not match, ERR_DISK_FULL.
+   * Stores a chunk, packed or not, verified first; true when it was not there before. Durable stores return after fdatasync and
+   * the directory's fsync, with the lease renewed (the file's mtime). ERR_CORRUPT when the bytes do not match, ERR_USAGE for
+   * zeros, which are a hole, ERR_DISK_FULL.
    */
-  put (id: ChunkId, bytes: Uint8Array): Promise<boolean>
+  put (id: ChunkId, chunk: Uint8Array): Promise<boolean>
   /** The bytes, hash checked; undefined when not here. A file that does not match is quarantined, counted, ERR_CORRUPT. */
   get (id: ChunkId): Promise<Uint8Array | undefined>
+  /** As `get`, in the form in which it is kept. */
+  getPacked (id: ChunkId): Promise<Uint8Array | undefined>
   /** Which of these are here; renews the lease of those, durably, before it answers. */
   have (ids: readonly ChunkId[]): Promise<boolean[]>
   delete (id: ChunkId): Promise<void>

@@ -16,6 +16,8 @@ export interface ChunkOptions {
 export interface PutOutcome {
   /** No replica that was asked had it before. */
   readonly isNew: boolean
+  /** What it takes on the disk of one replica; 0 when it was there before. */
+  readonly storedBytes: number
   /** Replicas that had it on disk when W was reached. */
   readonly replicas: number
   /** Resolves (never rejects) when the put has gone on to all R, or has given up on some. */

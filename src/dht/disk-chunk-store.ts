@@ -1,5 +1,5 @@
 /**
- * `ChunkStore` on a disk. One class for storage peers (durable) and compute caches (not durable: no syncs, no leases).
+ * `ChunkStore` on a disk. One class for storage peers (durable, packed) and compute caches (not durable: no syncs, no leases; unpacked).
  *
  *     <root>/chunks/<shard>/<chunk id>   what is stored; mtime + LEASE_MS is the end of its lease
  *     <root>/tmp/                        being written; emptied at open
@@ -10,12 +10,13 @@
  * waits for the first). Not for: deciding what may be deleted, or where else a chunk is.
  */
 import { dirname, join } from 'node:path'
-import { type ChunkId, matches } from '../protocols/cid.ts'
+import { type ChunkId, isZero } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Counters, Disk, Log } from '../protocols/seams.ts'
 import { CHUNK_ID_PATTERN, chunkPath, SHARDS, shardPath } from './chunk-path.ts'
 import type { ChunkStore } from './chunk-store.ts'
 import { DirectorySync } from './directory-sync.ts'
+import { unpack } from './packed-chunk.ts'
 import { mapAtMost } from './semaphore.ts'
 
 export interface DiskChunkStoreComponents {
@@ -28,6 +29,7 @@ export interface DiskChunkStoreComponents {
 export interface DiskChunkStoreInit {
   /** Absolute; created when it is not there. */
   readonly root: string
+  /** A storage peer's: synced, leased, and kept in the form in which it came. A cache's is always the chunk's bytes: mounts open the files. */
   readonly durable: boolean
   /** A put that would leave less than this free on the file system is refused with ERR_DISK_FULL. */
   readonly freeFloorBytes: number
@@ -72,14 +74,16 @@ export class DiskChunkStore implements ChunkStore {
     return { ...this.#usage }
   }
 
-  async put (id: ChunkId, bytes: Uint8Array): Promise<boolean> {
-    if (!matches(id, bytes)) throw new P2pvmError('ERR_CORRUPT', `bytes do not match the chunk ${id}`, { cid: id })
+  async put (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
+    const bytes = unpack(id, chunk)
+    if (bytes === undefined) throw new P2pvmError('ERR_CORRUPT', `bytes do not match the chunk ${id}`, { cid: id })
+    if (isZero(bytes)) throw new P2pvmError('ERR_USAGE', 'a chunk of zeros is a hole and is not stored', { cid: id })
     const running = this.#puts.get(id)
     if (running !== undefined) {
       await running
       return false
     }
-    const put = this.#putAlone(id, bytes)
+    const put = this.#putAlone(id, this.#init.durable ? chunk : bytes)
     this.#puts.set(id, put)
     try {
       return await put
@@ -89,16 +93,25 @@ export class DiskChunkStore implements ChunkStore {
   }
 
   async get (id: ChunkId): Promise<Uint8Array | undefined> {
+    return (await this.#read(id))?.bytes
+  }
+
+  async getPacked (id: ChunkId): Promise<Uint8Array | undefined> {
+    return (await this.#read(id))?.kept
+  }
+
+  async #read (id: ChunkId): Promise<{ kept: Uint8Array, bytes: Uint8Array } | undefined> {
     const path = this.pathOf(id)
-    let bytes
+    let kept
     try {
-      bytes = await this.#components.disk.read(path)
+      kept = await this.#components.disk.read(path)
     } catch (error) {
       if (codeOf(error) === 'ENOENT') return undefined
       // A sector that cannot be read: the copy is as lost as one that reads wrong.
       if (codeOf(error) !== 'EIO') throw diskError(error)
     }
-    if (bytes !== undefined && matches(id, bytes)) return bytes
+    const bytes = kept === undefined ? undefined : unpack(id, kept)
+    if (kept !== undefined && bytes !== undefined) return { kept, bytes }
     await this.#quarantine(id)
     throw new P2pvmError('ERR_CORRUPT', `the stored chunk ${id} does not match its name; moved to quarantine`, { cid: id, path })
   }
@@ -126,15 +139,15 @@ export class DiskChunkStore implements ChunkStore {
     this.#count(-1, -found.sizeBytes)
   }
 
-  async #putAlone (id: ChunkId, bytes: Uint8Array): Promise<boolean> {
+  async #putAlone (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
     // Rare (writers ask `have` first), so there is time to read it: good bytes in hand heal a copy that has rotted.
     if (await this.#isIntact(id) && await this.#renewLease(id)) return false
-    await this.#assertRoom(bytes.length)
+    await this.#assertRoom(chunk.length)
     const { disk } = this.#components
     const path = this.pathOf(id)
     const aside = join(this.#init.root, 'tmp', `${id}.${this.#asideNext++}`)
     try {
-      await this.#writeAside(aside, bytes)
+      await this.#writeAside(aside, chunk)
       await disk.rename(aside, path)
     } catch (error) {
       await this.#discard(aside)
@@ -147,8 +160,8 @@ export class DiskChunkStore implements ChunkStore {
       await this.#discard(path)
       throw diskError(error)
     }
-    this.#count(1, bytes.length)
-    this.#free.bytes -= bytes.length
+    this.#count(1, chunk.length)
+    this.#free.bytes -= chunk.length
     return true
   }
 

@@ -16,6 +16,7 @@ import { chunkConditionIn } from './chunk-service.ts'
 import type { ChunkStore } from './chunk-store.ts'
 import type { ChunkAudit, ChunkOptions, Chunks, Priority, PutOutcome } from './chunks.ts'
 import type { Membership } from './membership.ts'
+import { pack, unpack } from './packed-chunk.ts'
 import { PeerBatcher } from './peer-batcher.ts'
 import { PeerLatency } from './peer-latency.ts'
 import { keyOfChunk } from './placement.ts'
@@ -123,8 +124,10 @@ export class ReplicatedChunks implements Chunks {
       release = await this.#admission.acquire(bytes.length, priority, deadline.signal)
       const candidates = await this.#replication.candidates(keyOfChunk(id), 'put', deadline.signal)
       const progress = { isNew: true, stored: 0, sentBytes: 0 }
+      let packed: Uint8Array | undefined
+      const packOnce = (): Uint8Array => packed ??= pack(bytes) // not for a chunk that all have
       const placing = place(`chunk ${id}`, candidates, async (peer) => {
-        await this.#storeAt(peer, id, bytes, progress, deadline.signal)
+        await this.#storeAt(peer, id, packOnce, progress, deadline.signal)
         progress.stored += 1
       }, deadline.signal)
       settled = placing.settled.then(() => {
@@ -132,26 +135,27 @@ export class ReplicatedChunks implements Chunks {
         return { replicas: progress.stored, wanted: candidates.wanted, sentBytes: progress.sentBytes }
       })
       await placing.acknowledged
-      return { isNew: progress.isNew, replicas: progress.stored, settled }
+      return { isNew: progress.isNew, storedBytes: progress.isNew ? packOnce().length : 0, replicas: progress.stored, settled }
     } finally {
       signal?.removeEventListener('abort', giveUp)
       if (settled === undefined) end()
     }
   }
 
-  async #storeAt (peer: PeerId, id: ChunkId, bytes: Uint8Array, progress: { isNew: boolean, sentBytes: number }, signal: AbortSignal): Promise<void> {
+  async #storeAt (peer: PeerId, id: ChunkId, packOnce: () => Uint8Array, progress: { isNew: boolean, sentBytes: number }, signal: AbortSignal): Promise<void> {
     const { transport, counters, store } = this.#components
     if (peer === this.#replication.self && store !== undefined) {
-      if (!await store.put(id, bytes)) progress.isNew = false
+      if (!await store.put(id, packOnce())) progress.isNew = false
       return
     }
     if (await this.#have.ask(peer, id, signal)) {
       progress.isNew = false
       return
     }
+    const packed = packOnce()
     let sent = true
     try {
-      const stored = await this.#replication.asking(peer, signal, async (options) => await putChunk(transport, peer, id, bytes, options))
+      const stored = await this.#replication.asking(peer, signal, async (options) => await putChunk(transport, peer, id, packed, options))
       if (!stored) progress.isNew = false
     } catch (error) {
       sent = errorCodeOf(error) !== 'ERR_UNAVAILABLE'
@@ -159,8 +163,8 @@ export class ReplicatedChunks implements Chunks {
       throw error
     } finally {
       if (sent) {
-        progress.sentBytes += bytes.length
-        counters.add('chunk_bytes_sent_total', bytes.length)
+        progress.sentBytes += packed.length
+        counters.add('chunk_bytes_sent_total', packed.length)
       }
     }
   }
@@ -194,11 +198,12 @@ export class ReplicatedChunks implements Chunks {
   async #getFrom (peer: PeerId, id: ChunkId, priority: Priority, signal: AbortSignal): Promise<Uint8Array | undefined> {
     const { transport, clock, counters } = this.#components
     const startMs = clock.monotonic()
-    const bytes = await this.#replication.asking(peer, signal, async (options) => await getChunk(transport, peer, id, { ...options, priority }))
+    const packed = await this.#replication.asking(peer, signal, async (options) => await getChunk(transport, peer, id, { ...options, priority }))
     this.#latency.answered(peer, clock.monotonic() - startMs)
-    if (bytes === undefined) return undefined
-    counters.add('chunk_bytes_received_total', bytes.length)
-    if (matches(id, bytes)) {
+    if (packed === undefined) return undefined
+    counters.add('chunk_bytes_received_total', packed.length)
+    const bytes = unpack(id, packed)
+    if (bytes !== undefined) {
       this.#bytesExpected = Math.max(this.#bytesExpected, bytes.length)
       return bytes
     }

@@ -1,6 +1,6 @@
 /**
- * 'chunk/1': chunks between peers. Bytes travel as payloads, ids as bare digests. Hashes are not checked here: who puts a
- * chunk into a store or uses one that it got does that.
+ * 'chunk/1': chunks between peers. They travel as payloads, packed or not (`dht/packed-chunk.ts`), ids as bare digests. Hashes are not
+ * checked here: who puts a chunk into a store or uses one that it got does that.
  *
  *     have  {ids}           → {present}   one byte per id, 1 when it is there; renews their leases before it answers
  *     put   {id} + payload  → {isNew}

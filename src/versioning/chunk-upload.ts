@@ -11,7 +11,7 @@ const IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
 
 export interface UploadTotals {
   readonly newChunks: number
-  readonly storedBytes: number // of new chunks, counted once
+  readonly storedBytes: number // of new chunks as they are kept, packed, counted once
   readonly sentBytes: number // chunk bytes written to sockets, all replicas
   readonly replicasWanted: number
   /** Chunks that W replicas hold but not all R, because peers were down or full. */
@@ -63,7 +63,7 @@ export class ChunkUpload {
     const outcome = await this.#chunks.put(id, bytes, { signal: this.#signal, priority: 'commit' })
     if (outcome.isNew) {
       this.#newChunks += 1
-      this.#storedBytes += bytes.length
+      this.#storedBytes += outcome.storedBytes
     } else {
       this.#alreadyThere += 1
     }

@@ -31,15 +31,17 @@ function lyingStore (store: ChunkStore): ChunkStore {
     delete: async (id) => { await store.delete(id) },
     pathOf: (id) => store.pathOf(id),
     usage: () => store.usage(),
-    async get (id) {
-      const bytes = await store.get(id)
-      if (!lying || bytes === undefined) return bytes
-      lies += 1
-      const altered = Uint8Array.from(bytes)
-      altered[0]! ^= 1
-      return altered
-    }
+    get: async (id) => altered(await store.get(id)),
+    getPacked: async (id) => altered(await store.getPacked(id))
   }
+}
+
+function altered (chunk: Uint8Array | undefined): Uint8Array | undefined {
+  if (!lying || chunk === undefined) return chunk
+  lies += 1
+  const other = Uint8Array.from(chunk)
+  other[other.length - 1]! ^= 1
+  return other
 }
 
 await runDaemon({

@@ -128,7 +128,8 @@ export class MemoryChunks implements Chunks {
     this.puts += 1
     const isNew = !this.values.has(id)
     this.values.set(id, bytes.slice())
-    return { isNew, replicas: 1, settled: Promise.resolve({ replicas: 1, wanted: 1, sentBytes: isNew ? bytes.length : 0 }) }
+    const newBytes = isNew ? bytes.length : 0
+    return { isNew, storedBytes: newBytes, replicas: 1, settled: Promise.resolve({ replicas: 1, wanted: 1, sentBytes: newBytes }) }
   }
 
   async get (id: ChunkId): Promise<Uint8Array> {

@@ -163,6 +163,7 @@ export function lying (store: ChunkStore): ChunkStore {
     delete: async (id) => { await store.delete(id) },
     pathOf: (id) => store.pathOf(id),
     usage: () => store.usage(),
-    get: async (id) => await store.get(id) === undefined ? undefined : Buffer.from('not these')
+    get: async (id) => await store.get(id) === undefined ? undefined : Buffer.from('not these'),
+    getPacked: async (id) => await store.getPacked(id) === undefined ? undefined : Buffer.from('not these')
   }
 }

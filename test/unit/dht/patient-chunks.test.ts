@@ -19,7 +19,7 @@ function chunksThat (fail: ErrorCode, untilMs: number): { clock: FakeClock, chun
     return value
   }
   const below: Chunks = {
-    put: async () => await answer({ isNew: true, replicas: 3, settled: Promise.resolve({ replicas: 3, wanted: 3, sentBytes: 15 }) }),
+    put: async () => await answer({ isNew: true, storedBytes: 5, replicas: 3, settled: Promise.resolve({ replicas: 3, wanted: 3, sentBytes: 15 }) }),
     get: async () => await answer(bytes),
     audit: async () => await answer([])
   }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { serveChunkStore } from '../../../src/dht/chunk-service.ts'
 import { CHUNK_PROTOCOL } from '../../../src/protocols/chunk-protocol.ts'
@@ -6,8 +7,9 @@ import { createCounters } from '../../../src/node/world.ts'
 import { settle } from '../../harness/fake-clock.ts'
 import { lying, StorageFabric } from '../../harness/storage-fabric.ts'
 
+/** Nothing that could be packed, so that what is sent has the size of the chunk. */
 function chunk (index = 0): { id: ChunkId, bytes: Uint8Array } {
-  const bytes = new Uint8Array(Buffer.alloc(4096, `chunk ${index} `))
+  const bytes = new Uint8Array(createHash('shake256', { outputLength: 4096 }).update(`chunk ${index}`).digest())
   return { id: chunkIdOf(bytes), bytes }
 }
 
