@@ -15,6 +15,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import type { PeerId } from '../protocols/transport.ts'
+import { sendFewerWindowUpdates } from './yamux-window-updates.ts'
 
 // The index signature is what libp2p asks of a map of services.
 export interface FabricServices extends Record<string, unknown> {
@@ -47,6 +48,8 @@ const STREAM_WINDOW_BYTES_MAX = 1024 * 1024
 const KEEP_ALIVE_MS = 30_000
 /** The peer store forgets addresses after an hour; the member list says for itself when they change. */
 const ADDRESS_AGE_MS_MAX = 30 * 24 * 60 * 60 * 1000
+
+sendFewerWindowUpdates()
 
 const connectionSettings = {
   transports: [tcp()],

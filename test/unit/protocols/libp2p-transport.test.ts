@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
-import { createConnection } from 'node:net'
-import { afterEach, describe, expect, it } from 'vitest'
+import { createConnection, Socket } from 'node:net'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { errorCodeOf } from '../../../src/protocols/errors.ts'
 import type { Libp2pTransport } from '../../../src/protocols/libp2p-transport.ts'
 import { startLivePeer } from '../../harness/live-nodes.ts'
@@ -54,6 +54,20 @@ describe('libp2p transport', () => {
     expect(near.counters.value('wire_bytes_sent_total')).toBe(far.counters.value('wire_bytes_received_total'))
     expect(near.counters.value('wire_bytes_sent_total')).toBeGreaterThan(1_000_000)
     expect(near.counters.value('wire_bytes_sent_total')).toBeLessThan(1_001_000)
+  })
+
+  it('writes to the socket for a request and its answer, and not for window updates', async () => {
+    const [near, far] = await pair()
+    const roundTrip = async (): Promise<void> => { await near.transport.request(far.id, 'chunk/1', { body: 'small' }, { deadlineMs: 5000 }) }
+    for (let count = 0; count < 20; count++) await roundTrip() // until identify and the like are through
+    const written = vi.spyOn(Socket.prototype, 'write')
+    try {
+      for (let count = 0; count < 200; count++) await roundTrip()
+      // Each message is its length and what it is long.
+      expect(written.mock.calls.length).toBeLessThan(4.2 * 200)
+    } finally {
+      written.mockRestore()
+    }
   })
 
   it('answers itself without the network', async () => {
