@@ -56,7 +56,7 @@ async function oneRound ({ fabric, importer, reader, folder }: Workshop, { path,
   if (first) {
     notes.push(
       `memory of a daemon after the import: ${formatBytes(await meanPssBytes(pids))}`,
-      stored('p2pvm', imported.storedBytes, `in ${imported.newChunks} chunks, each on ${imported.replicas.wanted} peers; ${formatBytes(imported.sentBytes)} of chunks sent`),
+      stored('p2pvm', imported.storedBytes, `packed, in ${imported.newChunks} chunks, each on ${imported.replicas.wanted} peers; ${formatBytes(imported.sentBytes)} of chunks sent`),
       wire(after.counted - before.counted, after.loopback - before.loopback))
   }
 
