@@ -3,7 +3,7 @@
  * and giving those up sends them all again, elsewhere. But when nothing at all has come from it for a while: a process that
  * was stopped takes requests and never answers. State it owns: when each peer answered last.
  */
-import { abortErrorOf } from '../protocols/abort.ts'
+import { abortErrorOf, OVER } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock } from '../protocols/seams.ts'
 import type { PeerId } from '../protocols/transport.ts'
@@ -33,7 +33,7 @@ export class PeerPatience {
     try {
       return await work(givenUp.signal)
     } finally {
-      over.abort()
+      over.abort(OVER)
       signal?.removeEventListener('abort', follow)
     }
   }

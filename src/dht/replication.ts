@@ -6,7 +6,7 @@
  * State it owns: peers to avoid for a while, and when each answered last. Not for: what is sent to a peer.
  */
 import assert from 'node:assert/strict'
-import { abortErrorOf, untilAborted } from '../protocols/abort.ts'
+import { abortErrorOf, OVER, untilAborted } from '../protocols/abort.ts'
 import { errorCodeOf, P2pvmError, type ErrorCode } from '../protocols/errors.ts'
 import type { Clock, Log } from '../protocols/seams.ts'
 import type { PeerId, RequestOptions } from '../protocols/transport.ts'
@@ -254,7 +254,7 @@ export async function seek<T> (candidates: Pick<Candidates, 'take' | 'left'>, in
   const win = (value: T): void => {
     for (const peer of late) init.onOvertaken(peer)
     end.resolve(value)
-    over.abort()
+    over.abort(OVER)
   }
 
   const ask = async (peer: PeerId): Promise<void> => {
@@ -272,7 +272,7 @@ export async function seek<T> (candidates: Pick<Candidates, 'take' | 'left'>, in
     } catch (error) {
       failures.push({ peer, error })
     } finally {
-      done.abort()
+      done.abort(OVER)
       asked.delete(peer)
       late.delete(peer)
       askNext()
@@ -288,7 +288,7 @@ export async function seek<T> (candidates: Pick<Candidates, 'take' | 'left'>, in
     if (errorCodeOf(error) !== 'ERR_TIMEOUT') throw error
     return { value: undefined, failures: [...failures, ...[...asked].map((peer) => ({ peer, error }))] }
   } finally {
-    over.abort()
+    over.abort(OVER)
   }
 }
 

@@ -2,7 +2,7 @@
  * Concurrent calls for one key share one piece of work. A caller that gives up leaves the others alone; when the last one
  * gives up, the work is aborted. State it owns: the work under way, by key.
  */
-import { untilAborted } from '../protocols/abort.ts'
+import { OVER, untilAborted } from '../protocols/abort.ts'
 
 interface Flight<T> {
   readonly result: Promise<T>
@@ -26,7 +26,7 @@ export class SingleFlight<T> {
       return await (signal === undefined ? flight.result : untilAborted(flight.result, signal))
     } finally {
       flight.waiters -= 1
-      if (flight.waiters === 0 && this.#land(key, flight)) flight.abort.abort()
+      if (flight.waiters === 0 && this.#land(key, flight)) flight.abort.abort(OVER)
     }
   }
 

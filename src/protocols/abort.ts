@@ -4,6 +4,9 @@
 import { P2pvmError, errorCodeOf } from './errors.ts'
 import type { Clock } from './seams.ts'
 
+/** The reason for ending what nobody needs any more, after success too. Without one, `abort()` makes a DOMException with a stack, each time. */
+export const OVER = new P2pvmError('ERR_ABORTED', 'not needed any more')
+
 /** Why the signal was aborted: ERR_TIMEOUT when a deadline did it, ERR_ABORTED when the caller gave up. */
 export function abortErrorOf (signal: AbortSignal): P2pvmError {
   const reason: unknown = signal.reason

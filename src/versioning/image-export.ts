@@ -3,6 +3,7 @@
  * that the network is busy while the reader writes, and memory stays bounded.
  */
 import type { ChunkAudit, Chunks, Priority } from '../dht/chunks.ts'
+import { OVER } from '../protocols/abort.ts'
 import type { ChunkId } from '../protocols/cid.ts'
 import type { Blobs, Extent, Version } from './blobs.ts'
 import type { SparseItem } from './image-import.ts'
@@ -54,7 +55,7 @@ async function * piecesWithin (
     yield * inOrder(0)
     yield { size }
   } finally {
-    abandoned.abort()
+    abandoned.abort(OVER)
   }
 }
 
