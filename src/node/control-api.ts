@@ -86,6 +86,8 @@ export interface VersionRow {
   readonly message: string
   readonly bytesChanged: number
   readonly parent: { readonly blob: string, readonly version: number } | null
+  /** Its writer was not heard of in time: it has the bytes of the version before it, and zeros where it was to grow. */
+  readonly aborted: boolean
 }
 
 export interface ImageRow extends VersionRow {

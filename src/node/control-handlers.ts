@@ -4,6 +4,7 @@
 import { keyOfRecord } from '../dht/placement.ts'
 import { chunkIdOfDigest, digestOf } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
+import { FIRST_ATTEMPT } from '../versioning/attempts.ts'
 import { parseRef } from '../versioning/blob-ref.ts'
 import type { Version } from '../versioning/blobs.ts'
 import { exportVersion, readVersion, verifyVersion } from '../versioning/image-export.ts'
@@ -181,7 +182,7 @@ function writtenOf ({ blob, version, size, bytesChanged }: Version): WriteResult
   return { blob, version, size, bytes: bytesChanged }
 }
 
-function rowOf (version: Version): VersionRow {
-  const { blob, version: number, size, chunkSize, fanOut, timeMs, writer, message, bytesChanged, parent } = version
-  return { blob, version: number, size, chunkSize, fanOut, timeMs, writer, message, bytesChanged, parent }
+export function rowOf (version: Version): VersionRow {
+  const { blob, version: number, size, chunkSize, fanOut, timeMs, writer, message, bytesChanged, parent, attempt } = version
+  return { blob, version: number, size, chunkSize, fanOut, timeMs, writer, message, bytesChanged, parent, aborted: attempt !== FIRST_ATTEMPT }
 }

@@ -20,10 +20,15 @@ export function versionText (row: VersionRow): string {
     ['version', row.version],
     ['size', `${formatBytes(row.size)} (${row.size})`],
     ['chunk size', formatBytes(row.chunkSize)],
-    ['changed', formatBytes(row.bytesChanged)],
+    ['changed', changedText(row)],
     ['written', `${formatTime(row.timeMs)} UTC`],
     ['writer', row.writer],
     ['parent', row.parent === null ? null : `${row.parent.blob}@${row.parent.version}`],
     ['message', row.message]
   ])
+}
+
+/** How much, or that its writer died: then it changed nothing. */
+export function changedText ({ bytesChanged, aborted }: VersionRow): string {
+  return aborted ? 'aborted' : formatBytes(bytesChanged)
 }

@@ -3,6 +3,7 @@ import { EXIT } from '../exit-codes.ts'
 import { table } from '../output.ts'
 import { command, DAEMON_EXITS, type Options, type Session, withDaemon } from '../session.ts'
 import { formatBytes, formatTime } from '../units.ts'
+import { changedText } from './info.ts'
 
 export function logCommand ({ output, signal }: Session): Command {
   return command('log', { description: 'show the versions of an image or blob, oldest first', exits: [EXIT.notFound, ...DAEMON_EXITS] })
@@ -11,8 +12,7 @@ export function logCommand ({ output, signal }: Session): Command {
       const versions = await withDaemon(options, async (client) => await client.versions(ref, { signal }))
       output.result({ versions }, () => table(
         ['VERSION', 'TIME (UTC)', 'SIZE', 'CHANGED', 'WRITER', 'MESSAGE'],
-        versions.map(({ version, timeMs, size, bytesChanged, writer, message }) =>
-          [version, formatTime(timeMs), formatBytes(size), formatBytes(bytesChanged), writer, message])
+        versions.map((row) => [row.version, formatTime(row.timeMs), formatBytes(row.size), changedText(row), row.writer, row.message])
       ))
     })
 }

@@ -7,8 +7,11 @@ import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { bundle } from '../../../scripts/bundle.ts'
 import { serveControl } from '../../../src/node/control-server.ts'
+import { rowOf } from '../../../src/node/control-handlers.ts'
 import type { SocketServer } from '../../../src/node/http-server.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
+import { ABORTED_ATTEMPT, FIRST_ATTEMPT } from '../../../src/versioning/attempts.ts'
+import type { Version } from '../../../src/versioning/blobs.ts'
 import { FakeDaemon, quiet } from './fake-handlers.ts'
 
 const MIB = 2 ** 20
@@ -125,6 +128,19 @@ describe('results', () => {
     expect(await document('status')).toMatchObject({ roles: ['storage'], stored: { chunks: 0, bytes: 0 }, cache: null })
     expect(await document('peers')).toMatchObject({ members: [{ peerId: 'peer', state: 'up' }] })
     expect(await document('config')).toMatchObject({ settings: expect.arrayContaining([{ name: 'control', value: control, origin: 'environment', from: 'P2PVM_CONTROL' }]) })
+  }, MANY_COMMANDS_MS)
+
+  test('a version whose writer died says so', async () => {
+    const published: Version = {
+      blob: 'blob-dead', version: 3, size: 4096, chunkSize: 4096, fanOut: 64, root: null, parent: null, timeMs: 0, writer: 'peer', message: '', bytesChanged: 0,
+      attempt: FIRST_ATTEMPT, exceptions: 0
+    }
+    for (const [name, version, aborted] of [['alive', published, false], ['dead', { ...published, attempt: ABORTED_ATTEMPT, exceptions: 1 }, true]] as const) {
+      daemon.images_.set(name, { ...rowOf(version), name, items: [] })
+      expect(await document('log', name)).toMatchObject({ versions: [{ version: 3, aborted }] })
+      expect(await document('info', name)).toMatchObject({ version: 3, aborted })
+      for (const command of ['log', 'info']) expect((await run([command, name])).stdout.includes('aborted')).toBe(aborted)
+    }
   }, MANY_COMMANDS_MS)
 
   test('blob: the six commands, from files, standard input and to both', async () => {

@@ -100,7 +100,7 @@ export class FakeDaemon implements ControlHandlers {
     const chunks = items.length - 1
     this.images_.set(request.name, {
       name: request.name, items, size, blob: `blob-${request.name}`, version: 1, chunkSize: request.chunkSize, fanOut: 64, timeMs: 0,
-      writer: 'peer', message: request.message ?? '', bytesChanged: size, parent: null
+      writer: 'peer', message: request.message ?? '', bytesChanged: size, parent: null, aborted: false
     })
     const bytes = items.reduce((sum, item) => 'bytes' in item ? sum + item.bytes.length : sum, 0)
     return {
@@ -196,7 +196,7 @@ export class FakeDaemon implements ControlHandlers {
   }
 
   #row (ref: string, { version, bytes }: StoredBlob): VersionRow {
-    return { blob: `blob-${ref}`, version, size: bytes.length, chunkSize: 4096, fanOut: 64, timeMs: 0, writer: 'peer', message: '', bytesChanged: 0, parent: null }
+    return { blob: `blob-${ref}`, version, size: bytes.length, chunkSize: 4096, fanOut: 64, timeMs: 0, writer: 'peer', message: '', bytesChanged: 0, parent: null, aborted: false }
   }
 
   async workingCopies (): ReturnType<ControlHandlers['workingCopies']> {
