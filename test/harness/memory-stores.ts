@@ -4,7 +4,7 @@
  */
 import type { ChunkAudit, Chunks, PutOutcome } from '../../src/dht/chunks.ts'
 import type { NamedRecord, Records } from '../../src/dht/records.ts'
-import { type ChunkId, matches } from '../../src/protocols/cid.ts'
+import { type ChunkId, isZero, matches } from '../../src/protocols/cid.ts'
 import { P2pvmError } from '../../src/protocols/errors.ts'
 import type { KeyValueStore } from '../../src/protocols/seams.ts'
 
@@ -125,6 +125,7 @@ export class MemoryChunks implements Chunks {
   async put (id: ChunkId, bytes: Uint8Array): Promise<PutOutcome> {
     if (this.down) throw new P2pvmError('ERR_UNAVAILABLE', 'no storage peer answers')
     if (!matches(id, bytes)) throw new P2pvmError('ERR_CORRUPT', `${id} is not what these bytes are called`)
+    if (isZero(bytes)) throw new P2pvmError('ERR_USAGE', 'a chunk of zeros is a hole and is not stored', { cid: id })
     this.puts += 1
     const isNew = !this.values.has(id)
     this.values.set(id, bytes.slice())

@@ -335,6 +335,13 @@ describe('audit', () => {
 })
 
 describe('service', () => {
+  it('refuses a chunk of zeros: a hole is not stored', async () => {
+    const fabric = await StorageFabric.of(1)
+    const zeros = new Uint8Array(4096)
+    await expect(fabric.client().chunks.put(chunkIdOf(zeros), zeros)).rejects.toMatchObject({ code: 'ERR_UNAVAILABLE', message: expect.stringMatching(/hole/) as string })
+    expect(fabric.peer('storage-0').store.usage().chunks).toBe(0)
+  })
+
   it('of a compute peer answers gets from its cache, and refuses the rest', async () => {
     const fabric = await StorageFabric.of(1)
     const peer = fabric.peer('storage-0')

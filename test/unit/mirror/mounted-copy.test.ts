@@ -20,7 +20,7 @@ const signal = new AbortController().signal
 let folder: string
 let views: FileViewInit[]
 /** What happens at publishing, before the workers have passed. */
-let onPublish: (view: FileViewInit) => void
+let onPublish: (view: FileViewInit) => void | Promise<void>
 let startFsync: () => FsyncProcess
 let copy: MountedCopy
 
@@ -54,7 +54,7 @@ beforeEach(async () => {
     startFsync: () => startFsync(),
     publish: async (view) => {
       views.push(view)
-      onPublish(view)
+      await onPublish(view)
     }
   }
   const state = await createWorkingCopy(working(), 'vm1', BASE, random)
@@ -97,6 +97,29 @@ describe('a seal', () => {
     onPublish = () => { atCut = readWorkingCopy(working(), 'vm1') }
     const sealed = await copy.seal(signal)
     expect(await atCut).toMatchObject({ sealed: sealed.overlay.split('/').at(-1) })
+  })
+
+  it('is complete, and its fsync answered, when every worker has passed, and not before', async () => {
+    const workers = Promise.withResolvers<void>()
+    const reached = Promise.withResolvers<void>()
+    const answered: number[] = []
+    const start = startFsync
+    startFsync = () => {
+      const { pid, done } = start()
+      return { pid, done: done.then(() => { answered.push(pid) }) }
+    }
+    onPublish = async () => {
+      reached.resolve()
+      await workers.promise
+    }
+    let sealed = false
+    const sealing = copy.seal(signal).then(() => { sealed = true })
+    await reached.promise
+    await new Promise((resolve) => { setImmediate(resolve) })
+    expect([answered.length, sealed]).toEqual([1, false]) // the flush ahead alone
+    workers.resolve()
+    await sealing
+    expect(answered.length).toBe(2)
   })
 
   it('that cannot flush leaves everything as it was', async () => {

@@ -68,6 +68,14 @@ describe('an overlay', () => {
     expect(contents(await open('top')).every((byte) => byte === 0)).toBe(true)
   })
 
+  it('does not set bits for bytes that could not be written', () => {
+    const base = { chunkSize: 65536, slots: new SharedArrayBuffer(4), used: new SharedArrayBuffer(1) }
+    const failing = new FileView({ fh: 1, size: SIZE, base, top: { ...overlay.view(), pagesFd: -1 }, sealed: undefined, routeWrites: false })
+    expect(() => { failing.writeFrom(Buffer.alloc(PAGE_BYTES, 1), 0, 0, PAGE_BYTES) }).toThrow()
+    expect(overlay.map.validAt(0)).toBe(0)
+    expect([...readFileSync(join(folder, 'top', 'map.live'))].some((mask) => mask !== 0)).toBe(false)
+  })
+
   it('keeps after a power cut what was synced, and nothing of what was not', async () => {
     write(overlay, 0, PAGE_BYTES, 1)
     await overlay.sync()

@@ -357,6 +357,20 @@ describe('crashes', () => {
     }
   })
 
+  test('a request repeated while it is under way joins it', async () => {
+    const { fabric: { manager, store }, blob } = await withBlob()
+    const release = store.hold()
+    const repeated = [1, 2, 3].flatMap((number) => {
+      const ask = async (): Promise<number> => (await manager.assign(writeTo(blob, `write-${number}`), context)).version
+      return [ask(), ask()]
+    })
+    const created = [1, 2].map(async () => (await manager.create(newBlob('create-again', 'image'), context)).version.blob)
+    await settle()
+    release()
+    expect(await Promise.all(repeated)).toEqual([1, 1, 2, 2, 3, 3])
+    expect(new Set(await Promise.all(created)).size).toBe(1)
+  })
+
   test('a request id stands for one request', async () => {
     const { fabric: { manager }, blob } = await withBlob()
     await manager.assign(writeTo(blob, 'write-1', 3), context)
