@@ -88,6 +88,8 @@ function apply (operations: Operations, map: Map<string, Uint8Array>): void {
 
 export class MemoryRecords implements Records {
   readonly values = new Map<string, Uint8Array>()
+  /** What the replica that is asked first says instead. */
+  readonly lies = new Map<string, Uint8Array>()
   /** Names in the order in which they were first stored. */
   readonly stored: string[] = []
   /** Calls of get with at least one name. */
@@ -110,10 +112,7 @@ export class MemoryRecords implements Records {
   async get (names: readonly string[], { accept = () => true }: Parameters<Records['get']>[1] = {}): Promise<Array<Uint8Array | undefined>> {
     if (this.down) throw new P2pvmError('ERR_UNAVAILABLE', 'no storage peer answers')
     if (names.length > 0) this.gets += 1
-    return names.map((name) => {
-      const value = this.values.get(name)
-      return value !== undefined && accept(name, value) ? value : undefined
-    })
+    return names.map((name) => [this.lies.get(name), this.values.get(name)].find((value) => value !== undefined && accept(name, value)))
   }
 }
 

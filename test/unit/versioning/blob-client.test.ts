@@ -220,6 +220,23 @@ describe('reading', () => {
     expect(await alone.read(resolved, 4, 100)).toEqual(new Uint8Array([0, 1, 2, 3]))
   })
 
+  test('a replica that has something else under a name is not believed, and another is asked', async () => {
+    const fabric = new MemoryFabric()
+    const { lies, values } = fabric.records
+    const bytes = new Uint8Array(9 * CHUNK).fill(1)
+    const { blob } = await fabric.client().create({ chunkSize: CHUNK, fanOut: 2 })
+    await fabric.client().write(blob, [{ offset: 0, bytes }])
+    await fabric.client().write(blob, [{ offset: 0, bytes: new Uint8Array(CHUNK).fill(2) }])
+    // Version 2's records are those of version 1 there, the others are garbage.
+    for (const name of values.keys()) {
+      const before = name.replace(`/${blob}/2`, `/${blob}/1`)
+      lies.set(name, before === name ? Buffer.from('garbage') : values.get(before)!)
+    }
+    const reader = fabric.client()
+    const read = await reader.read(await reader.version({ blob, version: 2 }), 0, bytes.length)
+    expect(Buffer.compare(read, Buffer.concat([new Uint8Array(CHUNK).fill(2), bytes.subarray(CHUNK)]))).toBe(0)
+  })
+
   test('one batch of nodes per level, and none when cached', async () => {
     const fabric = new MemoryFabric()
     const { blob } = await fabric.client().create({ chunkSize: CHUNK, fanOut: 4 })
