@@ -24,8 +24,6 @@ const SLOTS = 4096
 const COMMITS = 5
 /** Between two commits, so that each has something new. */
 const WRITES_BETWEEN = 1500
-/** Whole chunks, within one of the image's runs. */
-const ZEROED_BYTES = MIB
 const DEADLINE_MS = 60_000
 
 const chance = new Chance(testSeed())
@@ -136,22 +134,6 @@ describeWith(['root', 'fuse', 'python3'], `commit and clone of a working copy (P
     expect(commit).toMatchObject({ blob: clone.blob, version: clone.version + 1 })
     expect(await exported('sibling', sha256Of)).toBe(sum)
     expect(await exported(`original@${original.version}`, sha256Of)).toBe(imageSum)
-  })
-
-  it('makes holes of chunks of zeros: nothing of them is sent or stored', async () => {
-    const { path } = await workingCopy('zeroed', 'original@1')
-    const [run] = randomRuns(chance.fork('image'), IMAGE_RUNS)
-    const first = Math.ceil(run!.offset / ZEROED_BYTES)
-    const zeroing = new LineProcess('dd', ['if=/dev/zero', `of=${path}`, `bs=${ZEROED_BYTES}`, `seek=${first}`, 'count=1', 'conv=notrunc,fsync', 'status=none'])
-    try {
-      expect(await zeroing.ended(DEADLINE_MS)).toMatchObject({ code: 0 })
-    } finally {
-      await zeroing.kill()
-    }
-    const sum = await sha256OfMounted(path)
-    expect(sum).not.toBe(imageSum)
-    expect(await p2pvm<CommitResult>('commit', path, '--as', 'zeroed')).toMatchObject({ chunks: ZEROED_BYTES / original.chunkSize, bytes: 0 })
-    expect(await exported('zeroed', sha256Of)).toBe(sum)
   })
 
   it('clones a version without touching a byte of it', async () => {

@@ -1,0 +1,119 @@
+/**
+ * The daemon's half of a commit over a real overlay, with the fabric in memory: what it publishes, and what becomes of one whose end
+ * nobody saw, in this daemon or the one before it.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import type { ChunkStore } from '../../../src/dht/chunk-store.ts'
+import { type Committed, Committer } from '../../../src/mirror/commit.ts'
+import { readCommitIntent } from '../../../src/mirror/commit-intent.ts'
+import { writeFully } from '../../../src/mirror/files.ts'
+import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
+import { unmountedSealable } from '../../../src/mirror/unmounted-copy.ts'
+import { createWorkingCopy, listWorkingCopies, LockedCopy } from '../../../src/mirror/working-copy.ts'
+import { nodeClock as clock, nodeRandom as random } from '../../../src/node/world.ts'
+import { P2pvmError } from '../../../src/protocols/errors.ts'
+import type { BlobClient } from '../../../src/versioning/blob-client.ts'
+import type { PublishRequest, Version } from '../../../src/versioning/blobs.ts'
+import { MemoryFabric } from '../../harness/memory-fabric.ts'
+
+const PAGES = 8
+const NAME = 'vm1'
+/** The mount's cache is none of this test's business. */
+const cache = { put: async () => true } as unknown as ChunkStore
+
+let working: string
+let fabric: MemoryFabric
+let base: Version
+
+beforeEach(async () => {
+  working = mkdtempSync(join(tmpdir(), 'p2pvm-commit-'))
+  fabric = new MemoryFabric()
+  const { blob } = await fabric.client().create({ chunkSize: PAGE_BYTES })
+  base = await fabric.client().write(blob, [{ offset: 0, bytes: new Uint8Array(PAGES * PAGE_BYTES).fill(1) }])
+  await createWorkingCopy(working, NAME, base, random)
+})
+
+afterEach(() => { rmSync(working, { recursive: true }) })
+
+async function write (page: number, byte: number): Promise<void> {
+  const copy = await LockedCopy.open(working, NAME, random)
+  const { pagesFd, mapFd } = copy.top.view()
+  writeFully(pagesFd, Buffer.alloc(PAGE_BYTES, byte), 0, PAGE_BYTES, page * PAGE_BYTES)
+  copy.top.map.mark(mapFd, page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+  await copy.close()
+}
+
+/** By a daemon that has just started. */
+async function commit (blobs: BlobClient = fabric.client()): Promise<Committed> {
+  const committer = new Committer({ blobs, chunks: fabric.chunks, cache, clock, random })
+  return await committer.commit({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random) })
+}
+
+/** A client of which `publish` is the test's. */
+function withPublish (publish: (request: PublishRequest, blobs: BlobClient) => Promise<Version>): BlobClient {
+  const blobs = fabric.client()
+  return new Proxy(blobs, {
+    get: (_, property) => {
+      if (property === 'publish') return async (request: PublishRequest) => await publish(request, blobs)
+      const value: unknown = Reflect.get(blobs, property, blobs)
+      return typeof value === 'function' ? value.bind(blobs) as unknown : value
+    }
+  })
+}
+
+/** First bytes of the pages of each version. */
+async function history (): Promise<number[][]> {
+  const blobs = fabric.client()
+  return await Promise.all((await blobs.log(base.blob)).slice(1).map(async (version) => {
+    const bytes = await blobs.read(version, 0, version.size)
+    return Array.from({ length: PAGES }, (_, page) => bytes[page * PAGE_BYTES]!)
+  }))
+}
+
+const lost = new P2pvmError('ERR_UNAVAILABLE', 'the answer was lost')
+
+describe('a commit', () => {
+  it('is one version with what was written; chunks of zeros are holes, and what is as it was is left out', async () => {
+    await write(2, 7)
+    await write(5, 0)
+    await write(6, 1)
+    const stored = fabric.chunks.values.size
+    expect(await commit()).toMatchObject({ version: { version: 2 }, chunks: 2, bytes: PAGE_BYTES })
+    expect(fabric.chunks.values.size).toBe(stored + 1)
+    expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 7, 1, 1, 0, 1, 1]])
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 2, dirtyBytes: 0 }])
+  })
+
+  it('that was published and whose answer was lost is there once, and the next one goes on from it', async () => {
+    await write(0, 2)
+    await expect(commit(withPublish(async (request, blobs) => {
+      await blobs.publish(request)
+      throw lost
+    }))).rejects.toBe(lost)
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: PAGE_BYTES }])
+    await write(1, 3)
+    expect(await commit()).toMatchObject({ version: { version: 3 } })
+    expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1, 1], [2, 3, 1, 1, 1, 1, 1, 1]])
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 3, dirtyBytes: 0 }])
+  })
+
+  it('that never reached the version manager is published first, as it was, by the next one', async () => {
+    await write(0, 2)
+    await expect(commit(withPublish(async () => { throw lost }))).rejects.toBe(lost)
+    await write(1, 3)
+    expect(await commit()).toMatchObject({ version: { version: 3 } })
+    expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1, 1], [2, 3, 1, 1, 1, 1, 1, 1]])
+  })
+
+  it('of a working copy whose blob has moved on is a conflict that loses nothing, and nothing is left to be finished', async () => {
+    await write(0, 2)
+    await fabric.client().write(base.blob, [{ offset: 0, bytes: new Uint8Array([9]) }])
+    await expect(commit()).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    expect(await readCommitIntent(join(working, NAME))).toBeUndefined()
+    expect((await history()).length).toBe(2)
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: PAGE_BYTES }])
+  })
+})
