@@ -66,7 +66,7 @@ describe(`${WRITERS} writers while the version manager is killed ${KILLS} times 
       return new LiveWriter(name, clients[at % COMPUTE_PEERS]!, chance.fork(name), journal)
     })
     const blobs = [shared]
-    const outcomes = await together([killer, ...writers.map((writer, at) => async () => {
+    await together([killer, ...writers.map((writer, at) => async () => {
       const pauses = chance.fork(`pauses of ${writer.name}`)
       await keepWriting(writer, shared, KILLS_SHARED, pauses)
       const own = await writer.clone(shared)
@@ -74,13 +74,10 @@ describe(`${WRITERS} writers while the version manager is killed ${KILLS} times 
       await keepWriting(writer, own, KILLS, pauses)
       if (at < DESERTERS) await writer.desert(own, DESERTION_MS_MAX)
     })])
-    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
-
-    const closing = await together(blobs.map((blob, at) => async () => {
+    await together(blobs.map((blob, at) => async () => {
       const name = `closing-${at}`
       await new LiveWriter(name, clients[(at + 1) % COMPUTE_PEERS]!, chance.fork(name), journal).finish(blob)
     }))
-    for (const outcome of closing) if (outcome.status === 'rejected') throw outcome.reason
     for (const blob of blobs) logs.set(blob, await clients[0]!.versions(blob))
 
     const operations = [...journal.operations.values()]
@@ -170,9 +167,9 @@ describe(`${WRITERS} writers while the version manager is killed ${KILLS} times 
     }
   }
 
-  /** All at once; when one fails the others stop. Returns when all have ended. */
-  async function together (work: ReadonlyArray<() => Promise<void>>): Promise<Array<PromiseSettledResult<void>>> {
-    const all = Promise.allSettled(work.map(async (one) => {
+  /** All at once; when one fails the others stop. Returns when all have ended, and throws what the first one threw. */
+  async function together (work: ReadonlyArray<() => Promise<void>>): Promise<void> {
+    working = Promise.allSettled(work.map(async (one) => {
       try {
         await one()
       } catch (error) {
@@ -180,8 +177,8 @@ describe(`${WRITERS} writers while the version manager is killed ${KILLS} times 
         throw error
       }
     }))
-    working = all
-    return await all
+    await working
+    stopped.signal.throwIfAborted()
   }
 
   function apply (row: VersionRow, found: Map<string, number>): void {
