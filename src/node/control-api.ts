@@ -18,8 +18,8 @@
  *   GET    /v1/export?ref=REF                           → sparse stream
  *   GET    /v1/verify?ref=REF                           → VerifyResult
  *   POST   /v1/blobs              {chunkSize?, fanOut?, name?}            → CreateResult
- *   POST   /v1/write?ref&expectedBase?&message?         sparse stream → WriteResult      (what it leaves out stays as it was)
- *   POST   /v1/append?ref&expectedBase?&message?        sparse stream → AppendResult     (from offset 0, without gaps)
+ *   POST   /v1/write?ref&expectedBase?&message?&requestId?   sparse stream → WriteResult      (what it leaves out stays as it was)
+ *   POST   /v1/append?ref&expectedBase?&message?&requestId?  sparse stream → AppendResult     (from offset 0, without gaps)
  *                                                       (Accept: application/x-ndjson: a line per WriteProgress before it)
  *   GET    /v1/read?ref&offset?&size?                   → sparse stream   (offsets from the first byte read; holes left out)
  *   GET    /v1/recent?ref=BLOB|NAME                     → VersionRow
@@ -240,6 +240,8 @@ export interface WriteRequest {
   /** ERR_CONFLICT when its latest version is not this one. */
   readonly expectedBase?: number | undefined
   readonly message?: string | undefined
+  /** 8 to 64 of A-Z a-z 0-9 _ -. Who does not know what became of a write asks again with the same id and bytes, and gets the same version. */
+  readonly requestId?: string | undefined
 }
 
 export interface ReadRange {

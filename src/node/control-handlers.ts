@@ -6,7 +6,7 @@ import { chunkIdOfDigest, digestOf } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import { FIRST_ATTEMPT } from '../versioning/attempts.ts'
 import { parseRef } from '../versioning/blob-ref.ts'
-import type { Version } from '../versioning/blobs.ts'
+import type { Version, WriteOptions } from '../versioning/blobs.ts'
 import { exportVersion, readVersion, verifyVersion } from '../versioning/image-export.ts'
 import { importImage } from '../versioning/image-import.ts'
 import { listMounts } from './mounts.ts'
@@ -34,9 +34,10 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
   }
 
   /** Asked before the first byte is read: nobody wants to learn it after two gigabytes. The assignment asks again. */
-  const blobToWrite = async ({ ref, expectedBase }: WriteRequest, signal: AbortSignal): Promise<string> => {
+  const blobToWrite = async ({ ref, expectedBase, requestId }: WriteRequest, signal: AbortSignal): Promise<string> => {
     const { blob, version: latest } = await recent(ref, signal)
-    if (expectedBase === undefined || expectedBase === latest) return blob
+    // A repeated request may have moved it on itself.
+    if (expectedBase === undefined || expectedBase === latest || requestId !== undefined) return blob
     throw new P2pvmError('ERR_CONFLICT', `${blob} has moved on: its latest version is ${latest}, not ${expectedBase}`, { blob, latest, expectedBase })
   }
 
@@ -142,13 +143,11 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
     },
 
     async writeBlob (request, parts, { signal }) {
-      const { expectedBase, message } = request
-      return writtenOf(await blobs.write(await blobToWrite(request, signal), parts, { expectedBase, message, signal }))
+      return writtenOf(await blobs.write(await blobToWrite(request, signal), parts, { ...optionsOf(request), signal }))
     },
 
     async appendBlob (request, bytes, { signal }) {
-      const { expectedBase, message } = request
-      const written = writtenOf(await blobs.append(await blobToWrite(request, signal), bytes, { expectedBase, message, signal }))
+      const written = writtenOf(await blobs.append(await blobToWrite(request, signal), bytes, { ...optionsOf(request), signal }))
       return { ...written, offset: written.size - written.bytes }
     },
 
@@ -176,6 +175,10 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
 
     metrics: async () => counters.render()
   }
+}
+
+function optionsOf ({ expectedBase, message, requestId }: WriteRequest): Pick<WriteOptions, 'expectedBase' | 'message' | 'requestId'> {
+  return { expectedBase, message, ...requestId === undefined ? {} : { requestId } }
 }
 
 function writtenOf ({ blob, version, size, bytesChanged }: Version): WriteResult {

@@ -120,7 +120,8 @@ async function writeReply<Result> (
   const request = {
     ref: textOf(call, 'ref'),
     expectedBase: optionalCountOf(call, 'expectedBase'),
-    message: call.query.get('message') ?? undefined
+    message: call.query.get('message') ?? undefined,
+    requestId: call.query.get('requestId') ?? undefined
   }
   const start: WriteProgress = { doneBytes: 0 }
   return await longReply(call, start, async (onProgress) => await run(request, counted(decodeSparse(call.stream), onProgress)))

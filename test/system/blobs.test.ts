@@ -137,6 +137,19 @@ describe('blobs', () => {
     expect(performance.now() - startedMs).toBeLessThan(DEADLINE_MS / 2)
   })
 
+  it('are written once when the same is asked again with its request id', async () => {
+    const { blob } = await succeed<CreateResult>(writer, 'blob', 'create', '--chunk-size', '4KiB')
+    const bytes = await file('again', randomBytes(3 * CHUNK + 5))
+    for (const [version, request] of [['write', blob, '--at', '7', '--expected-base', '0', '--request-id', 'write-once'], ['append', blob, '--request-id', 'append-once']].entries()) {
+      const first = await succeed<WriteResult>(writer, 'blob', ...request, bytes)
+      expect(first.version).toBe(version + 1)
+      expect(await succeed(writer, 'blob', ...request, bytes)).toEqual(first)
+    }
+    expect(await succeed<VersionRow>(writer, 'blob', 'recent', blob)).toMatchObject({ version: 2 })
+    await refused(['append', blob, await file('other', randomBytes(9)), '--request-id', 'append-once'], 2, 'ERR_USAGE')
+    await refused(['append', blob, bytes, '--request-id', 'short'], 2, 'ERR_USAGE')
+  })
+
   it('are there for programs: streams in, ranges out', async () => {
     const fabric = await connect({ control: writer.control })
     try {

@@ -137,11 +137,17 @@ function writing (built: Command): Command {
   return built
     .option('--expected-base <N>', 'a conflict (11) when the latest version is not this one')
     .option('--message <TEXT>', 'what the log says about it')
+    .option('--request-id <ID>', '8 to 64 of A-Z a-z 0-9 _ -: the same again, with the same bytes, is the same version')
 }
 
 function requestOf (ref: string, options: Options): Parameters<ControlClient['writeBlob']>[0] {
   const base = options['expectedBase'] as string | undefined
-  return { ref, expectedBase: base === undefined ? undefined : parseCount(base, '--expected-base'), message: options['message'] as string | undefined }
+  return {
+    ref,
+    expectedBase: base === undefined ? undefined : parseCount(base, '--expected-base'),
+    message: options['message'] as string | undefined,
+    requestId: options['requestId'] as string | undefined
+  }
 }
 
 function collect (value: string, before: readonly string[] = []): string[] {

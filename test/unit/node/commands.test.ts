@@ -148,8 +148,8 @@ describe('results', () => {
     writeFileSync(file, 'from a file')
     expect(await document('blob', 'create', '--name', 'b', '--chunk-size', '4KiB', '--fan-out', '2')).toEqual({ blob: 'blob-b', version: 0, chunkSize: 4096, fanOut: 2, name: 'b' })
     expect(await document('blob', 'create')).toMatchObject({ chunkSize: 262_144, fanOut: 64, name: null })
-    expect(await document('blob', 'write', 'b', '--at', '1KiB', file, '--expected-base', '0', '--message', 'm')).toEqual({ blob: 'blob-b', version: 1, size: 1035, bytes: 11 })
-    expect(daemon.calls.at(-1)).toEqual({ name: 'writeBlob', argument: { ref: 'b', expectedBase: 0, message: 'm' } })
+    expect(await document('blob', 'write', 'b', '--at', '1KiB', file, '--expected-base', '0', '--message', 'm', '--request-id', 'request-1')).toEqual({ blob: 'blob-b', version: 1, size: 1035, bytes: 11 })
+    expect(daemon.calls.at(-1)).toEqual({ name: 'writeBlob', argument: { ref: 'b', expectedBase: 0, message: 'm', requestId: 'request-1' } })
 
     // In any order, one from standard input, one whose name has the sign in it.
     writeFileSync(`${file}=2`, 'two')
