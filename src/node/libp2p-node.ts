@@ -15,6 +15,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import type { PeerId } from '../protocols/transport.ts'
+import { joinedWrites } from './joined-writes.ts'
 import { sendFewerWindowUpdates } from './yamux-window-updates.ts'
 
 // The index signature is what libp2p asks of a map of services.
@@ -53,7 +54,7 @@ sendFewerWindowUpdates()
 
 const connectionSettings = {
   transports: [tcp()],
-  connectionEncrypters: [noise()],
+  connectionEncrypters: [joinedWrites(noise())],
   streamMuxers: [yamux({
     enableKeepAlive: true,
     keepAliveInterval: KEEP_ALIVE_MS,
