@@ -12,7 +12,8 @@
  * bytes. The receiver *admits* payloads whole, in order, from a budget that all streams of the process share, allocates
  * the buffer and then grants the payload's size. What may come before that is at most the window: so a stream holds at
  * most one window that was not admitted, and the process holds the budget and one window per stream. A payload that ends
- * early (CANCEL) counts as sent on both sides, so the two sums stay equal whatever was on its way.
+ * early (CANCEL) counts as sent on both sides, so the two sums stay equal whatever was on its way. A CREDIT frame of less than half
+ * the window waits for another frame to go with: small payloads cost no message of their own to grant, and the sender has the other half.
  *
  * No deadlock: an admitted payload needs nothing but its own bytes to be complete, because it is the first of its stream
  * (or follows others that are admitted), so its sender has the credit to send it. Response payloads leave their budget as
@@ -96,6 +97,7 @@ abstract class Channel {
     const labels = { protocol: init.protocol }
     this.sender = new PayloadSender({
       windowBytes: sendWindowBytes,
+      creditBytesMin: receiveWindowBytes / 2,
       send: (parts, payloadBytes) => {
         init.counters.add('wire_bytes_sent_total', parts.reduce((sum, part) => sum + part.length, 0), labels)
         if (payloadBytes > 0) init.counters.add('payload_bytes_sent_total', payloadBytes, labels)
@@ -106,11 +108,7 @@ abstract class Channel {
     this.receiver = new PayloadReceiver({
       windowBytes: receiveWindowBytes,
       budget: init.budget,
-      grant: (bytes) => {
-        const body = Buffer.allocUnsafe(4)
-        body.writeUInt32BE(bytes)
-        this.sender.enqueue(FRAME.CREDIT, 0, body)
-      }
+      grant: (bytes) => { this.sender.grant(bytes) }
     })
     const reader = new FrameReader({
       frame: (kind, id, body) => { this.#frame(kind, id, body) },

@@ -25,6 +25,8 @@ interface Outgoing {
 export interface PayloadSenderInit {
   /** Payload bytes that may be sent before the first credit comes. */
   readonly windowBytes: number
+  /** Credit for the other direction that is not sent on its own, but with the next frame: at most half of that direction's window. */
+  readonly creditBytesMin: number
   /** `payloadBytes` of the bytes are payload. False: the stream is full; `drained` is called when it takes more. */
   readonly send: (parts: Uint8Array[], payloadBytes: number) => boolean
   /** A payload has left completely (or was cancelled). */
@@ -36,6 +38,7 @@ export class PayloadSender {
   #control: Uint8Array[] = []
   readonly #payloads = new Map<number, Outgoing>() // in order of announcement
   #creditBytes: number
+  #grantedBytes = 0
   #queuedBytes = 0
   #full = false
   #scheduled = false
@@ -95,6 +98,13 @@ export class PayloadSender {
     this.#schedule()
   }
 
+  /** Tells the other end that it may send so much more; a little of it later, with something else, as it can go on without. */
+  grant (bytes: number): void {
+    if (this.#ended) return
+    this.#grantedBytes += bytes
+    if (this.#grantedBytes >= this.#init.creditBytesMin) this.#schedule()
+  }
+
   drained (): void {
     this.#full = false
     this.#pump()
@@ -130,10 +140,19 @@ export class PayloadSender {
       this.#control = []
       const sentBefore = this.sentBytes
       const ended = this.#appendData(parts)
+      this.#appendCredit(parts)
       if (parts.length === 0) return
       this.#full = !this.#init.send(parts, this.sentBytes - sentBefore)
       if (ended !== undefined) this.#init.onPayloadEnd?.(ended)
     }
+  }
+
+  #appendCredit (parts: Uint8Array[]): void {
+    if (this.#grantedBytes === 0 || (parts.length === 0 && this.#grantedBytes < this.#init.creditBytesMin)) return
+    const body = Buffer.allocUnsafe(4)
+    body.writeUInt32BE(this.#grantedBytes)
+    parts.push(encodeFrameHeader(FRAME.CREDIT, 0, body.length), body)
+    this.#grantedBytes = 0
   }
 
   /** Appends one DATA frame when a payload and credit are there; returns the id of a payload that ends with it. */

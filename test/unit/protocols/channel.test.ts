@@ -3,7 +3,7 @@ import { ByteBudget } from '../../../src/protocols/byte-budget.ts'
 import { AnswerChannel, REQUESTS_IN_FLIGHT_MAX, RequestChannel } from '../../../src/protocols/channel.ts'
 import { encodeCbor } from '../../../src/protocols/codec.ts'
 import { P2pvmError, errorCodeOf } from '../../../src/protocols/errors.ts'
-import { FRAME, encodeFrameHeader } from '../../../src/protocols/frame.ts'
+import { FRAME, FRAME_HEADER_BYTES, encodeFrameHeader } from '../../../src/protocols/frame.ts'
 import type { FrameKind } from '../../../src/protocols/frame.ts'
 import { PAYLOAD_BYTES_MAX } from '../../../src/protocols/transport.ts'
 import type { Message, RequestHandler } from '../../../src/protocols/transport.ts'
@@ -100,6 +100,24 @@ describe('channel', () => {
     expect(near.sentBytes).toBeLessThan(66 * 1024)
     others.release()
     expect((await answer).payload).toHaveLength(MIB)
+  })
+
+  it('grants the credit of small payloads with the answer, and half a window of it at once', async () => {
+    const answered = Promise.withResolvers<void>()
+    const { far, asking } = connect(async () => {
+      await answered.promise
+      return { body: 0 }
+    })
+    const small = [10_000, 10_000, 10_000].map(async (size) => await asking.request({ body: 0, payload: pattern(size, 1) }, never))
+    for (let turn = 0; turn < 20; turn++) await settle()
+    expect(far.sentBytes).toBe(0)
+    const large = asking.request({ body: 0, payload: pattern(10_000, 1) }, never)
+    for (let turn = 0; turn < 20; turn++) await settle()
+    expect(far.sentBytes).toBe(FRAME_HEADER_BYTES + 4)
+    answered.resolve()
+    await Promise.all([...small, large])
+    // Nothing was forgotten: many windows go through.
+    for (let at = 0; at < 100; at++) await asking.request({ body: 0, payload: pattern(7000, at) }, never)
   })
 
   it('lets a small request pass a large payload', async () => {
