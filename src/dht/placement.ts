@@ -8,7 +8,7 @@
  * capacity. The smallest of such draws falls to each candidate in proportion to its capacity, and a candidate that comes or
  * goes moves only the keys that it wins or leaves: no two others change places.
  */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { ChunkId } from '../protocols/cid.ts'
 import { digestOf } from '../protocols/cid.ts'
 import type { PeerId } from '../protocols/transport.ts'
@@ -31,8 +31,8 @@ export function placementOrder (key: Uint8Array, candidates: readonly Candidate[
 
 /** Never 0 nor 1, and exact: 52 bits of the hash, put in the middle of their interval. */
 function uniform (key: Uint8Array, peer: PeerId): number {
-  const hash = createHash('sha256').update(key).update(peer).digest()
-  return (Number(hash.readBigUInt64BE() >> 12n) + 0.5) / 2 ** 52
+  const digest = hash('sha256', Buffer.concat([key, Buffer.from(peer)]), 'buffer')
+  return (digest.readUInt32BE(0) * 2 ** 20 + (digest.readUInt32BE(4) >>> 12) + 0.5) / 2 ** 52
 }
 
 function compare<T extends number | string> (a: T, b: T): number {
@@ -49,5 +49,5 @@ export function keyOfChunk (id: ChunkId): Uint8Array {
 
 /** The key of a record is the multihash of its name. */
 export function keyOfRecord (name: string): Uint8Array {
-  return Buffer.concat([SHA256_MULTIHASH_PREFIX, createHash('sha256').update(name).digest()])
+  return Buffer.concat([SHA256_MULTIHASH_PREFIX, hash('sha256', name, 'buffer')])
 }

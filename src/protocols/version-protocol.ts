@@ -186,7 +186,7 @@ export function serveVersions (transport: Pick<Transport, 'handle'>, service: Ve
   transport.handle(VERSION_PROTOCOL, async ({ body }, context) => {
     const request = decodeVersionRequest(body)
     const answer = await (service[request.op] as (request: AnyVersionRequest, context: RequestContext) => Promise<unknown>)(request, context)
-    return { body: flatten(answer) }
+    return { body: flatAnswer(request.op, answer) }
   })
 }
 
@@ -194,14 +194,18 @@ export function serveVersions (transport: Pick<Transport, 'handle'>, service: Ve
 export async function askVersions<Op extends VersionOperation> (
   transport: Pick<Transport, 'request'>, peer: PeerId, request: VersionRequest<Op> & { op: Op }, options: RequestOptions
 ): Promise<VersionAnswer<Op>> {
-  const { body } = await transport.request(peer, VERSION_PROTOCOL, { body: flatten(request) }, options)
+  const { body } = await transport.request(peer, VERSION_PROTOCOL, { body: flatRequest(request) }, options)
   return decodeVersionAnswer(request.op, body)
 }
 
-/** Extents, wherever they are in a message, become rows of numbers. */
-function flatten (value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(flatten)
-  if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).map(([key, field]) =>
-    [key, key === 'extents' ? flat(field as Extent[]) : flatten(field)]))
+/** Extents become rows of numbers. */
+function flatRequest (request: AnyVersionRequest): unknown {
+  if (request.op !== 'assign' || request.change.kind !== 'write') return request
+  return { ...request, change: { ...request.change, extents: flat(request.change.extents) } }
+}
+
+function flatAnswer (op: VersionOperation, answer: unknown): unknown {
+  if (op !== 'assign') return answer
+  const assignment = answer as Assignment
+  return { ...assignment, extents: flat(assignment.extents), inFlight: assignment.inFlight.map((one) => ({ ...one, extents: flat(one.extents) })) }
 }
