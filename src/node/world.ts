@@ -138,6 +138,8 @@ export function createCounters (): CounterRegistry {
 function renderLabels (labels: Record<string, string>): string {
   const keys = Object.keys(labels).sort()
   if (keys.length === 0) return ''
-  const escape = (value: string): string => value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
+  // Called for every message; nearly no value has anything to escape.
+  const escape = (value: string): string =>
+    /[\\"\n]/.test(value) ? value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n') : value
   return `{${keys.map((key) => `${key}="${escape(labels[key] ?? '')}"`).join(',')}}`
 }
