@@ -8,9 +8,6 @@ import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock } from '../protocols/seams.ts'
 import type { PeerId } from '../protocols/transport.ts'
 
-/** Without a reason, each `abort` makes an exception of its own, with its stack. */
-const OVER = new P2pvmError('ERR_ABORTED', 'the peer has answered')
-
 export class PeerPatience {
   readonly #clock: Clock
   readonly #answeredMs = new Map<PeerId, number>()

@@ -11,7 +11,6 @@ import type { ConnectionEncrypter, MessageStream, SecuredConnection } from '@lib
 const JOINED_BYTES_MAX = 32 * 1024
 
 type Connection = Pick<MessageStream, 'send' | 'close' | 'status' | 'writableNeedsDrain'>
-type Frame = Parameters<Connection['send']>[0]
 
 /** The same encryption, with the writes above and below it joined. */
 export function joinedWrites<Components> (encrypter: (components: Components) => ConnectionEncrypter): (components: Components) => ConnectionEncrypter {

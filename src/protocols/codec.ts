@@ -3,7 +3,6 @@
  * lengths, no duplicate keys, no NaN, integers within Number.MAX_SAFE_INTEGER). Shapes are checked afterwards by `decode.ts`.
  */
 import { decode as decodeStrict, encode as encodeDeterministic } from 'cborg'
-import { writeCbor } from './cbor-writer.ts'
 import { P2pvmError } from './errors.ts'
 
 const DECODE_OPTIONS = {
@@ -18,7 +17,7 @@ const DECODE_OPTIONS = {
 
 /** Properties that are undefined are left out, which is how `optional` in decode.ts reads them back. */
 export function encodeCbor (value: unknown): Uint8Array {
-  return writeCbor(value) ?? encodeDeterministic(value, { ignoreUndefinedProperties: true })
+  return encodeDeterministic(value, { ignoreUndefinedProperties: true })
 }
 
 /** ERR_PROTOCOL when the bytes are not exactly one value. Byte strings in the result are copies. */

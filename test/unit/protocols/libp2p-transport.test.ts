@@ -64,7 +64,7 @@ describe('libp2p transport', () => {
     try {
       for (let count = 0; count < 200; count++) await roundTrip()
       // Each message is its length and what it is long.
-      expect(written.mock.calls.length).toBeLessThan(4.2 * 200)
+      expect(written.mock.calls.length).toBeLessThan(2.2 * 200)
     } finally {
       written.mockRestore()
     }
