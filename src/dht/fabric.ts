@@ -26,12 +26,13 @@ const PUBLIC_KEY_BYTES = 32
 const ID_BYTES = 10
 const ID_PATTERN = /^[a-z2-7]{16}$/
 const ADDRESSES_MAX = 16
+const ADDRESS_CHARACTERS_MAX = 128
 const BASE32 = 'abcdefghijklmnopqrstuvwxyz234567'
 
 const fabricRecord = record({
   id: string(16, ID_PATTERN),
   publicKey: bytes(PUBLIC_KEY_BYTES),
-  versionManager: record({ peer: string(64, /^[A-Za-z0-9]+$/), addresses: array(string(128, /^\/[\x21-\x7e]*$/), ADDRESSES_MAX) }),
+  versionManager: record({ peer: string(64, /^[A-Za-z0-9]+$/), addresses: array(string(ADDRESS_CHARACTERS_MAX, /^\/[\x21-\x7e]*$/), ADDRESSES_MAX) }),
   createdMs: uint()
 })
 
@@ -47,8 +48,10 @@ export function fabricIdOf (publicKey: Uint8Array): string {
   return id
 }
 
+/** With as many of the version manager's addresses as a reader takes. */
 export function encodeFabricRecord (fabric: FabricRecord): Uint8Array {
-  return encodeCbor(fabric)
+  const addresses = fabric.versionManager.addresses.filter(({ length }) => length <= ADDRESS_CHARACTERS_MAX).slice(0, ADDRESSES_MAX)
+  return encodeCbor({ ...fabric, versionManager: { ...fabric.versionManager, addresses } })
 }
 
 /** ERR_PROTOCOL when it is not a record, or its id is not that of its key. */

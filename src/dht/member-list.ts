@@ -44,6 +44,8 @@ export interface MemberListInit {
 }
 
 const GOSSIP_EVERY_MS = 1_000
+/** An incarnation is a time. Beyond this no wrong clock explains it, and its member could never outdo it. */
+const INCARNATION_AHEAD_MS_MAX = 24 * 60 * 60 * 1000
 /** Peers compared with in each round: with two, a rumour has reached 1,000 peers after some seven rounds. */
 const GOSSIP_PEERS = 2
 /** One round in so many also tries somebody who is down: both halves of a healed partition find each other. */
@@ -222,18 +224,28 @@ export class MemberList implements Membership {
   }
 
   #take (row: MemberRow): void {
+    const { clock, log } = this.#components
+    if (row.incarnation > clock.now() + INCARNATION_AHEAD_MS_MAX) {
+      // Nobody could ever say anything newer about it.
+      log.warn('a row of a member from the far future is not taken: a clock is wrong, or somebody lies', { peer: row.id, incarnation: row.incarnation })
+      return
+    }
     if (row.id === this.self) {
-      // A life of ours that we do not remember: ours must be the newer word.
-      const isNewer = row.incarnation > this.#incarnation || (row.incarnation === this.#incarnation && row.heartbeat > this.#heartbeat)
-      if (isNewer && this.#isMember) this.#incarnation = row.incarnation + 1
+      this.#outdo(row)
       return
     }
     if (!this.#table.merge(row, this.#nowMs())) return
     this.#unsaved = true
     if (!row.down) this.#heardOf([row.id])
     void this.#components.transport.learnAddresses(row.id, row.addresses).catch((error: unknown) => {
-      this.#components.log.warn('a member has addresses that cannot be used', { peer: row.id, error })
+      log.warn('a member has addresses that cannot be used', { peer: row.id, error })
     })
+  }
+
+  /** What others say of us that is newer than what we know, of a life that we do not remember or out of thin air: ours must be the newer word. */
+  #outdo ({ incarnation, heartbeat }: Pick<MemberRow, 'incarnation' | 'heartbeat'>): void {
+    const isNewer = incarnation > this.#incarnation || (incarnation === this.#incarnation && heartbeat > this.#heartbeat)
+    if (isNewer && this.#isMember) this.#incarnation = incarnation + 1
   }
 
   /**
@@ -246,6 +258,8 @@ export class MemberList implements Membership {
 
   #beat (by: 0 | 1): void {
     if (!this.#isMember) return
+    const said = this.#table.get(this.self)
+    if (said !== undefined) this.#outdo(said.row)
     this.#heartbeat += by
     this.#table.merge(this.describeSelf(), this.#nowMs())
   }

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { checkSameFabric, decodeFabricRecord, encodeFabricRecord, fabricIdOf } from '../../../src/dht/fabric.ts'
 import type { FabricRecord } from '../../../src/dht/fabric.ts'
+import { encodeCbor } from '../../../src/protocols/codec.ts'
 import { P2pvmError, errorCodeOf } from '../../../src/protocols/errors.ts'
 
 function fabric (seed: number): FabricRecord {
@@ -25,6 +26,12 @@ describe('fabric record', () => {
     expect(fabric(2).id).not.toBe(one.id)
   })
 
+  it('takes along as many addresses as a reader accepts', () => {
+    const addresses = Array.from({ length: 40 }, (_, at) => at === 3 ? `/dns4/${'x'.repeat(200)}/tcp/1` : `/ip4/10.0.0.${at}/tcp/4190`)
+    const record = { ...fabric(1), versionManager: { peer: '12D3KooW', addresses } }
+    expect(decodeFabricRecord(encodeFabricRecord(record)).versionManager.addresses).toEqual(addresses.filter((_, at) => at !== 3).slice(0, 16))
+  })
+
   it('derives the id as base32 of the first 80 bits of the hash', () => {
     // sha256 of 32 zero bytes is 66687aadf862bd776c8f…, RFC 4648 of the first ten bytes:
     expect(fabricIdOf(new Uint8Array(32))).toBe('mzuhvlpymk6xo3ep')
@@ -37,7 +44,7 @@ describe('fabric record', () => {
     ['no version manager', { versionManager: undefined }],
     ['a time that is none', { createdMs: -1 }]
   ])('refuses %s', (_name, change) => {
-    expect(codeOf(() => decodeFabricRecord(encodeFabricRecord({ ...fabric(1), ...change } as FabricRecord)))).toBe('ERR_PROTOCOL')
+    expect(codeOf(() => decodeFabricRecord(encodeCbor({ ...fabric(1), ...change })))).toBe('ERR_PROTOCOL')
   })
 
   it('names both fabrics when they differ', () => {

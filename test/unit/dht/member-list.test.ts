@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { MemberList, type StoredMembers } from '../../../src/dht/member-list.ts'
 import type { Role } from '../../../src/dht/membership.ts'
 import { kadIdOfKey, kadIdOfPeer, nearest } from '../../../src/dht/kad-id.ts'
-import { describeMember, pushMembers } from '../../../src/protocols/member-protocol.ts'
+import { describeMember, exchangeMembers, pushMembers } from '../../../src/protocols/member-protocol.ts'
 import { FakeClock } from '../../harness/fake-clock.ts'
 import { MemoryNetwork } from '../../harness/memory-transport.ts'
 import { peerIdOf } from '../../harness/peer-ids.ts'
@@ -127,6 +127,28 @@ describe('member list', () => {
     const earlier = { ...row, incarnation: row.incarnation + aheadMs, heartbeat }
     await pushMembers(other, peerIdOf('p0'), [earlier], { deadlineMs: SECOND })
     expect((await describeMember(other, peerIdOf('p0'), { deadlineMs: SECOND })).incarnation).toBe(earlier.incarnation + 1)
+  })
+
+  it('outdoes whatever is said of a living member, and takes nothing from the far future', async () => {
+    fabric = new Fabric()
+    const liar = fabric.network.join(peerIdOf('liar'))
+    fabric.start('p0', { founder: true })
+    for (const name of ['p1', 'p2']) fabric.start(name, { bootstrap: ['p0'] })
+    await fabric.clock.advance(5 * SECOND)
+    const told = fabric.list('p1').describeSelf()
+    const options = { deadlineMs: SECOND, signal: new AbortController().signal }
+    const beat = { key: kadIdOfPeer(peerIdOf('p1')).toString('hex', 0, 8), incarnation: told.incarnation, heartbeat: 2 ** 32 - 1 }
+    const lies = [
+      async (to: string) => { await exchangeMembers(liar, to, { from: '0'.repeat(16), to: null, complete: true, pull: false, beats: [beat] }, options) },
+      async (to: string) => { await pushMembers(liar, to, [{ ...told, incarnation: told.incarnation + 1000, down: true }], options) },
+      async (to: string) => { await pushMembers(liar, to, [{ ...told, incarnation: 2 ** 48 - 1 }], options) }
+    ]
+    for (const [number, lie] of lies.entries()) {
+      for (const name of ['p0', 'p1', 'p2']) await lie(peerIdOf(name))
+      await fabric.clock.advance(30 * SECOND)
+      for (const name of ['p0', 'p1', 'p2']) expect(fabric.up(name), `${name} after lie ${number}`).toBe(3)
+    }
+    expect((await describeMember(liar, peerIdOf('p1'), options)).incarnation).toBeGreaterThan(told.incarnation)
   })
 
   it('finds the nearest by distance, itself included', async () => {
