@@ -23,6 +23,8 @@ const CHUNK_BYTES = 4096
 const REPLICAS = 3
 const MIB = 1024 * 1024
 const SIZES = [MIB, 1024 * MIB, 1024 ** 2 * MIB] as const
+/** Anybody's: nothing is signed with it. */
+const WRITER_KEY = new Uint8Array(32)
 /** Some 200 bytes, as an assignment and its extents take. */
 const ETCD_VALUE = new Uint8Array(200)
 const READ_BYTES = 8 * MIB
@@ -89,7 +91,7 @@ async function throughput ({ fabric, folder }: Workshop): Promise<void> {
 /** A version without content: no chunks, no nodes. */
 async function assignAndComplete (versions: VersionClient, blob: string): Promise<void> {
   const requestId = randomBytes(16).toString('hex')
-  const { version } = await versions.ask({ op: 'assign', requestId, target: { kind: 'blob', blob }, change: { kind: 'write', extents: [], size: 0 } })
+  const { version } = await versions.ask({ op: 'assign', requestId, target: { kind: 'blob', blob }, change: { kind: 'write', extents: [], size: 0 }, writerKey: WRITER_KEY })
   const { published } = await versions.ask({ op: 'complete', requestId, blob, version, message: '', bytesChanged: 0 })
   if (published === null) await versions.waitPublished({ blob, version }) // others are in front of it
 }

@@ -7,17 +7,30 @@ import { dirname } from 'node:path'
 import { generateKeyPair, privateKeyFromProtobuf, privateKeyToProtobuf } from '@libp2p/crypto/keys'
 import type { PrivateKey } from '@libp2p/interface'
 import { P2pvmError, errorCodeOf } from '../protocols/errors.ts'
+import { type Signer, signerOf } from '../protocols/signatures.ts'
+
+const SEED_BYTES = 32
+
+/** ERR_NOT_FOUND when there is none, ERR_CORRUPT when the file holds no key. */
+export async function loadIdentity (path: string): Promise<PrivateKey> {
+  return readKey(await readFile(path), path)
+}
 
 /** ERR_CORRUPT when the file is there and holds no key: a new identity would orphan what the old one stored. */
 export async function loadOrCreateIdentity (path: string): Promise<PrivateKey> {
   try {
-    return readKey(await readFile(path), path)
+    return await loadIdentity(path)
   } catch (error) {
     if (errorCodeOf(error) !== 'ERR_NOT_FOUND') throw error
   }
   const key = await generateKeyPair('Ed25519')
   await writeAside(path, privateKeyToProtobuf(key))
   return key
+}
+
+/** Signs with the same key as libp2p does, under prefixes of our own. */
+export function signerOfIdentity (key: PrivateKey): Signer {
+  return signerOf(key.raw.subarray(0, SEED_BYTES)) // the public half follows
 }
 
 function readKey (bytes: Uint8Array, path: string): PrivateKey {

@@ -9,9 +9,10 @@ import { checkSameFabric, decodeFabricRecord, encodeFabricRecord, fabricIdOf, ty
 import type { Role } from '../dht/membership.ts'
 import { replaceFile } from '../mirror/files.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
+import type { Signer } from '../protocols/signatures.ts'
 import type { PeerId } from '../protocols/transport.ts'
 import type { DataDir } from './data-dir.ts'
-import { loadOrCreateIdentity } from './identity.ts'
+import { loadIdentity, loadOrCreateIdentity, signerOfIdentity } from './identity.ts'
 import { type FabricFound, probeFabric } from './probe-fabric.ts'
 import type { World } from './world.ts'
 
@@ -87,6 +88,16 @@ async function makeFabric ({ dataDir, self }: JoinInit, world: World): Promise<F
   await writeFabric(dataDir, fabric)
   world.log.info('made a fabric', { fabric: fabric.id })
   return fabric
+}
+
+/** What the version manager signs with. ERR_CORRUPT when the key is not there, or another fabric's: without it nothing can be published. */
+export async function loadFabricSigner ({ fabricKey: path }: DataDir, { id, publicKey }: FabricRecord): Promise<Signer> {
+  const key = await loadIdentity(path).catch((error: unknown) => {
+    throw new P2pvmError('ERR_CORRUPT', `${path} does not hold the key of the fabric ${id}`, { path, fabric: id }, error)
+  })
+  const signer = signerOfIdentity(key)
+  if (Buffer.compare(signer.publicKey, publicKey) !== 0) throw new P2pvmError('ERR_CORRUPT', `${path} holds a key, but not that of the fabric ${id}`, { path, fabric: id })
+  return signer
 }
 
 async function readFabric ({ fabric }: DataDir): Promise<FabricRecord | undefined> {

@@ -28,6 +28,7 @@ import { withDeadline } from '../protocols/abort.ts'
 import { serveFabric } from '../protocols/fabric-protocol.ts'
 import { Libp2pTransport } from '../protocols/libp2p-transport.ts'
 import type { Clock, KeyValueStore, Random } from '../protocols/seams.ts'
+import type { Signer } from '../protocols/signatures.ts'
 import type { PeerId } from '../protocols/transport.ts'
 import { serveVersions } from '../protocols/version-protocol.ts'
 import { BlobClient } from '../versioning/blob-client.ts'
@@ -36,7 +37,8 @@ import { VersionClient } from '../versioning/version-client.ts'
 import { VersionManager } from '../versioning/version-manager.ts'
 import type { DaemonConfig } from './config.ts'
 import type { DataDir } from './data-dir.ts'
-import { joinFabric } from './join-fabric.ts'
+import { signerOfIdentity } from './identity.ts'
+import { joinFabric, loadFabricSigner } from './join-fabric.ts'
 import { addressesOf, createFabricNode } from './libp2p-node.ts'
 import { loadMembers, saveMembers } from './stored-members.ts'
 import type { World } from './world.ts'
@@ -150,6 +152,8 @@ interface Open {
   readonly membership: Membership
   readonly stores: Stores
   readonly stopping: AbortController
+  /** On the peer of the version manager. */
+  readonly fabricSigner: Signer | undefined
   versions?: VersionManager
 }
 
@@ -162,6 +166,7 @@ interface Clients {
 async function openPeer (init: PeerInit, world: World, overrides: PeerOverrides): Promise<Open> {
   const self = peerIdFromPrivateKey(init.identity).toString()
   const { fabric, bootstrap } = await joinFabric({ ...init, self }, world)
+  const fabricSigner = init.roles.includes('versions') ? await loadFabricSigner(init.dataDir, fabric) : undefined
   const stores = await openStores(init, world, overrides)
   const stopping = new AbortController()
   const node = await createFabricNode({
@@ -191,7 +196,7 @@ async function openPeer (init: PeerInit, world: World, overrides: PeerOverrides)
   })
   const membership = init.memberList ? new SwitchingMembership(list, kad) : kad
   serveFabric(openTransport, () => encodeFabricRecord(withAddresses(fabric, self, membership, node)))
-  return { fabric, node, transport, list, membership, stores, stopping, openTransport }
+  return { fabric, node, transport, list, membership, stores, stopping, openTransport, fabricSigner }
 }
 
 /** Where the version manager is now, for those who come. */
@@ -219,7 +224,7 @@ async function openStores ({ dataDir, roles }: PeerInit, world: World, { wrapChu
 
 /** The services of the peer's roles, and the clients that use the fabric. */
 function composeClients (init: PeerInit, world: World, open: Open): Clients {
-  const { transport, membership, stores, fabric, stopping } = open
+  const { transport, membership, stores, fabric, stopping, fabricSigner } = open
   serveChunkStore({ transport, ...world, store: stores.store, cache: stores.cache })
   serveRecordStore({ transport, ...world, store: stores.records })
 
@@ -229,10 +234,11 @@ function composeClients (init: PeerInit, world: World, open: Open): Clients {
   const chunks = new PatientChunks({ chunks: new ReplicatedChunks({ ...components, store: stores.store }, replication), ...world })
   const cachedChunks = new CachedChunks({ chunks, cache: stores.cache, ...world })
 
-  if (stores.versions !== undefined) {
-    open.versions = new VersionManager({ store: stores.versions, records, ...world })
+  if (stores.versions !== undefined && fabricSigner !== undefined) {
+    open.versions = new VersionManager({ store: stores.versions, records, signer: fabricSigner, ...world })
     serveVersions(transport, open.versions)
   }
   const versions = new VersionClient({ transport, ...world, local: open.versions, locate: async () => fabric.versionManager.peer })
-  return { chunks, cachedChunks, blobs: new BlobClient({ chunks: cachedChunks, records, versions, ...world }) }
+  const signer = signerOfIdentity(init.identity)
+  return { chunks, cachedChunks, blobs: new BlobClient({ chunks: cachedChunks, records, versions, signer, fabricKey: fabric.publicKey, ...world }) }
 }

@@ -6,18 +6,21 @@
  * Not for reading a version: that takes only its publication record, from storage peers.
  */
 import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN } from './cid.ts'
-import { array, boolean, type Decoder, nullable, oneOf, optional, record, string, uint, variant } from './decode.ts'
+import { array, boolean, bytes, bytesUpTo, type Decoder, nullable, oneOf, optional, record, string, uint, variant } from './decode.ts'
 import { P2pvmError } from './errors.ts'
+import { PUBLIC_KEY_BYTES, SIGNATURE_BYTES } from './signatures.ts'
 import type { PeerId, RequestContext, RequestOptions, Transport } from './transport.ts'
 
 export const VERSION_PROTOCOL = 'version/1'
 
 /** Longer ones are refused; a message is for people, and a page of the log must fit an answer. */
 export const MESSAGE_CHARACTERS_MAX = 1000
+/** Of a publication record: the longest message in the longest characters is 3 KB of it. */
+export const HEADER_BYTES_MAX = 4096
 /** Per write; see versioning/extents.ts. */
 const EXTENTS_MAX = 4096
 /**
- * Versions in flight of one blob, and extents of all of them: 147 KB and 20 KB at most, which fits an answer's body (192 KiB).
+ * Versions in flight of one blob, and extents of all of them: 147 KB and 20 KB at most, which with a header fits an answer's body (192 KiB).
  * Who comes when there are more waits until some are published.
  */
 export const IN_FLIGHT_VERSIONS_MAX = 256
@@ -60,12 +63,12 @@ const extents: Decoder<Extent[]> = (value, what = 'extents') => {
   const decoded: Extent[] = []
   let end = 0
   for (let at = 0; at < numbers.length; at += 2) {
-    const [offset, bytes] = [numbers[at]!, numbers[at + 1]!]
-    if (offset < end || bytes === 0 || !Number.isSafeInteger(offset + bytes)) {
+    const [offset, length] = [numbers[at]!, numbers[at + 1]!]
+    if (offset < end || length === 0 || !Number.isSafeInteger(offset + length)) {
       throw new P2pvmError('ERR_PROTOCOL', `${what}: expected ascending extents that are not empty`)
     }
-    end = offset + bytes
-    decoded.push({ offset, size: bytes })
+    end = offset + length
+    decoded.push({ offset, size: length })
   }
   return decoded
 }
@@ -74,21 +77,8 @@ function flat (extents: readonly Extent[]): number[] {
   return extents.flatMap(({ offset, size }) => [offset, size])
 }
 
-const publishedVersion = record({
-  blob: blobId,
-  version,
-  size,
-  chunkSize,
-  fanOut,
-  root: nullable(versionId),
-  parent: nullable(versionId),
-  timeMs: uint(),
-  writer: string(128),
-  message,
-  bytesChanged: uint(),
-  attempt: uint(),
-  exceptions: uint()
-})
+/** The signed header of its publication record, as versioning/publication-codec.ts has it. */
+const publishedVersion = bytesUpTo(HEADER_BYTES_MAX)
 
 const target = variant('kind', {
   blob: record({ kind: oneOf('blob'), blob: blobId, expectedBase: optional(version) }),
@@ -113,7 +103,8 @@ const requests = {
     }),
     name: optional(imageName)
   }),
-  assign: record({ op: oneOf('assign'), requestId, target, change }),
+  /** Whoever has the key may write the version's nodes; a repeated request with another one is a conflict. */
+  assign: record({ op: oneOf('assign'), requestId, target, change, writerKey: bytes(PUBLIC_KEY_BYTES) }),
   /** A writer's sign of life, from assigning until `complete`. ERR_CONFLICT when it comes too late. */
   renew: record({ op: oneOf('renew'), requestId, blob: blobId, version }),
   /** Of a version that `requestId` was assigned. Durable when answered; published, too, when its turn has come. ERR_CONFLICT as `renew`. */
@@ -142,7 +133,9 @@ const answers = {
     sizeBefore: size,
     sizeAfter: size,
     /** Assigned before this one, not published then; ascending, base + 1 … version - 1. */
-    inFlight: array(inFlight, IN_FLIGHT_VERSIONS_MAX)
+    inFlight: array(inFlight, IN_FLIGHT_VERSIONS_MAX),
+    /** The fabric's signature under it that the version was assigned to the writer's key: versioning/certificates.ts. */
+    certificate: bytes(SIGNATURE_BYTES)
   }),
   /** How long the lease is now. */
   renew: record({ leaseMs: uint() }),
@@ -163,7 +156,6 @@ export type VersionOperation = keyof typeof requests
 export type VersionRequest<Op extends VersionOperation> = ReturnType<typeof requests[Op]>
 export type VersionAnswer<Op extends VersionOperation> = ReturnType<typeof answers[Op]>
 export type AnyVersionRequest = { [Op in VersionOperation]: VersionRequest<Op> }[VersionOperation]
-export type Assignment = VersionAnswer<'assign'>
 
 /** The version manager, as the protocol sees it. */
 export type VersionService = {

@@ -13,8 +13,10 @@ import { mapAtMost } from '../dht/semaphore.ts'
 import { CHUNK_BYTES_DEFAULT, checkChunkSize, type ChunkId, chunkIdOf, isZero } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Random } from '../protocols/seams.ts'
-import { type Assignment, MESSAGE_CHARACTERS_MAX, RENEW_MS, type VersionRequest } from '../protocols/version-protocol.ts'
-import { Attempts, EXCEPTIONS_MAX, FIRST_ATTEMPT } from './attempts.ts'
+import type { Signer } from '../protocols/signatures.ts'
+import { MESSAGE_CHARACTERS_MAX, RENEW_MS, type VersionRequest } from '../protocols/version-protocol.ts'
+import { type Assigned, assignmentOf } from './assignment.ts'
+import { FIRST_ATTEMPT } from './attempts.ts'
 import { BLOB_ID } from './blob-id.ts'
 import { parseRef } from './blob-ref.ts'
 import {
@@ -25,8 +27,9 @@ import { ChunkedWrite } from './chunked-write.ts'
 import { extentsOfChunks } from './extents.ts'
 import { checkImageName } from './image-name.ts'
 import { LruCache } from './lru-cache.ts'
-import { decodePublication, type PublicationRecord } from './node-codec.ts'
 import { NodeStore, type NodeStoreInit, type TreeSource } from './node-store.ts'
+import { decodeHeader, type Header } from './publication-codec.ts'
+import { PublicationRecords } from './publication-records.ts'
 import { type StoredChunk, storedChunks } from './stored-chunks.ts'
 import { bytesOf, type Placed, placeStream } from './streamed-write.ts'
 import { untilAvailable } from '../protocols/retry.ts'
@@ -41,14 +44,16 @@ export interface BlobClientComponents {
   readonly versions: VersionClient
   readonly clock: Clock
   readonly random: Random
+  /** Of this peer: what it writes is assigned to this key. */
+  readonly signer: Signer
+  /** The public half, raw. */
+  readonly fabricKey: Uint8Array
 }
 
 /** Chunks moved at once by one READ or WRITE: 8 × 4 MiB at most in memory beside the caller's own. */
 const CHUNKS_AT_ONCE = 8
 /** Publication records kept, some 300 bytes each. */
 const VERSIONS_CACHED_MAX = 4096
-/** Of all versions together: some 150 bytes each. */
-const EXCEPTIONS_CACHED_MAX = 16 * EXCEPTIONS_MAX
 /** Once a version is assigned others wait for it: storage peers that do not answer are asked again for as long. */
 const TREE_DEADLINE_MS = 30_000
 const REQUEST_ID_BYTES = 16
@@ -59,13 +64,14 @@ type Ending = Pick<VersionRequest<'complete'>, 'requestId' | 'message' | 'bytesC
 export class BlobClient implements Blobs {
   readonly #components: BlobClientComponents
   readonly #nodes: NodeStore
+  readonly #publications: PublicationRecords
   readonly #versionCache = new LruCache<Version>(VERSIONS_CACHED_MAX)
-  readonly #attempts = new LruCache<Attempts>(EXCEPTIONS_CACHED_MAX) // of versions that have exceptions
   readonly #chunkSizes = new LruCache<number>(VERSIONS_CACHED_MAX) // by blob
 
   constructor (components: BlobClientComponents, init: NodeStoreInit = {}) {
     this.#components = components
     this.#nodes = new NodeStore(components, init)
+    this.#publications = new PublicationRecords(components)
   }
 
   async create (
@@ -86,9 +92,9 @@ export class BlobClient implements Blobs {
     const placed = Symbol.asyncIterator in parts
       ? await this.#placeStream(parts, chunkSize, options.signal)
       : await this.#place(new ChunkedWrite(parts, chunkSize), parts, options.signal)
-    const assignment = await this.#assign(ending.requestId, targetOf(blob, options),
+    const assigned = await this.#assign(ending.requestId, targetOf(blob, options),
       { kind: 'write', extents: [...placed.extents], size: placed.end }, options.signal)
-    return await this.#whileRenewing(assignment, ending, options.signal, async (signal) => await this.#finish(placed, assignment, ending, signal))
+    return await this.#whileRenewing(assigned, ending, options.signal, async (signal) => await this.#finish(placed, assigned, ending, signal))
   }
 
   async append (blob: BlobId, bytes: Uint8Array | AsyncIterable<Uint8Array>, options: WriteOptions = {}): Promise<Version> {
@@ -108,10 +114,11 @@ export class BlobClient implements Blobs {
       const now = await this.recent(blob, options)
       if (now.size !== placed.at) placed = await placeAt(now.size, again(placed), signal)
     }
-    const assignment = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: placed.bytesChanged }, signal)
-    return await this.#whileRenewing(assignment, ending, signal, async (signal) => {
-      if (assignment.sizeBefore !== placed.at) placed = await placeAt(assignment.sizeBefore, again(placed), signal)
-      return await this.#finish(placed, assignment, ending, signal)
+    const assigned = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: placed.bytesChanged }, signal)
+    return await this.#whileRenewing(assigned, ending, signal, async (signal) => {
+      const { sizeBefore } = assigned.assignment
+      if (sizeBefore !== placed.at) placed = await placeAt(sizeBefore, again(placed), signal)
+      return await this.#finish(placed, assigned, ending, signal)
     })
   }
 
@@ -137,30 +144,12 @@ export class BlobClient implements Blobs {
 
   async recent (blob: BlobId, { signal }: BlobOptions = {}): Promise<Version> {
     const { version } = await this.#components.versions.ask({ op: 'recent', blob: checkBlobId(blob) }, { signal })
-    return this.#remember(version)
+    return this.#remember(decodeHeader(version))
   }
 
   async version (id: VersionId, { signal }: BlobOptions = {}): Promise<Version> {
     const cached = this.#versionCache.get(versionName(checkBlobId(id.blob), id.version))
-    return cached ?? this.#remember((await this.#record(id, signal)).version)
-  }
-
-  /** The publication record. */
-  async #record ({ blob, version }: VersionId, signal: AbortSignal | undefined): Promise<PublicationRecord> {
-    const name = versionName(blob, version)
-    const accept = (_name: string, value: Uint8Array): boolean => {
-      try {
-        decodePublication(value, { blob, version })
-        return true
-      } catch {
-        return false
-      }
-    }
-    const [value] = await this.#components.records.get([name], { signal, accept })
-    if (value === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no version ${version} of ${blob}`, { blob, version })
-    const record = decodePublication(value, { blob, version })
-    if (record.exceptions.length > 0) this.#attempts.set(name, new Attempts(record.exceptions), record.exceptions.length)
-    return record
+    return cached ?? this.#remember((await this.#publications.get(id, { signal })).header)
   }
 
   async resolve (text: string, { signal }: BlobOptions = {}): Promise<Version> {
@@ -175,7 +164,7 @@ export class BlobClient implements Blobs {
     }
     const answer = await this.#components.versions.ask(
       { op: 'resolve', ref: name, ...version === undefined ? {} : { version } }, { signal })
-    return this.#remember(answer.version)
+    return this.#remember(decodeHeader(answer.version))
   }
 
   async images ({ signal }: BlobOptions = {}): Promise<Image[]> {
@@ -183,7 +172,10 @@ export class BlobClient implements Blobs {
     for (;;) {
       const page = await this.#components.versions.ask({ op: 'images', after: images.at(-1)?.name ?? '' }, { signal })
       if (page.images.length === 0) return images
-      for (const { name, latest } of page.images) images.push({ name, blob: latest.blob, latest: this.#remember(latest) })
+      for (const { name, latest: signed } of page.images) {
+        const latest = this.#remember(decodeHeader(signed))
+        images.push({ name, blob: latest.blob, latest })
+      }
     }
   }
 
@@ -192,7 +184,7 @@ export class BlobClient implements Blobs {
     for (;;) {
       const page = await this.#components.versions.ask({ op: 'log', blob: checkBlobId(blob), from: versions.length }, { signal })
       if (page.versions.length === 0) return versions
-      versions.push(...page.versions)
+      versions.push(...page.versions.map((signed) => decodeHeader(signed).version))
     }
   }
 
@@ -209,8 +201,8 @@ export class BlobClient implements Blobs {
     const ending = this.#endingOf(request)
     if (!Number.isSafeInteger(size) || size < 0 || size > BLOB_BYTES_MAX) throw new P2pvmError('ERR_USAGE', `size of a blob: ${size}`)
     const extents = extentsOfChunks(chunks.keys(), await this.#chunkSizeAt(target, signal))
-    const assignment = await this.#assign(ending.requestId, target, { kind: 'write', extents, size }, signal)
-    return await this.#whileRenewing(assignment, ending, signal, async (signal) => await this.#complete(assignment, chunks, ending, signal))
+    const assigned = await this.#assign(ending.requestId, target, { kind: 'write', extents, size }, signal)
+    return await this.#whileRenewing(assigned, ending, signal, async (signal) => await this.#complete(assigned, chunks, ending, signal))
   }
 
   async outcome (requestId: string, { signal }: BlobOptions = {}): Promise<Outcome> {
@@ -225,11 +217,13 @@ export class BlobClient implements Blobs {
     const requestId = this.#newRequestId()
     const { version } = await this.#components.versions.ask(
       { op: 'create', requestId, of, ...name === undefined ? {} : { name: checkImageName(name) } }, { signal })
-    return this.#remember(version)
+    return this.#remember(decodeHeader(version))
   }
 
-  async #assign (requestId: string, target: Target, change: VersionRequest<'assign'>['change'], signal: AbortSignal | undefined): Promise<Assignment> {
-    return await this.#components.versions.ask({ op: 'assign', requestId, target: wireTarget(target), change }, { signal })
+  async #assign (requestId: string, target: Target, change: VersionRequest<'assign'>['change'], signal: AbortSignal | undefined): Promise<Assigned> {
+    const { versions, signer } = this.#components
+    const answer = await versions.ask({ op: 'assign', requestId, target: wireTarget(target), change, writerKey: signer.publicKey }, { signal })
+    return assignmentOf(answer, signer)
   }
 
   /** Puts all of a write's chunks that need nothing of the blob. */
@@ -249,7 +243,8 @@ export class BlobClient implements Blobs {
   }
 
   /** Merges the chunks that are written in part, and publishes. */
-  async #finish ({ whole, inPart, chunkSize, bytesChanged }: Placed, assignment: Assignment, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
+  async #finish ({ whole, inPart, chunkSize, bytesChanged }: Placed, assigned: Assigned, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
+    const { assignment } = assigned
     const { blob, base } = assignment
     const inFlight = assignment.inFlight.map((one) => ({ version: one.version, names: namesWrittenBy(one, base) })).reverse()
     const content = new ChunkedWrite(inPart, chunkSize)
@@ -260,7 +255,7 @@ export class BlobClient implements Blobs {
       if (!content.covers(index, Math.min(bytes.length, assignment.sizeBefore - begins))) {
         const writer = inFlight.find(({ names }) => names.writesChunk(index))
         // Of one in flight the bytes are known when it is published, and only this chunk has to wait for that.
-        const before = writer === undefined ? base : await this.#components.versions.waitPublished({ blob, version: writer.version }, { signal })
+        const before = writer === undefined ? base : this.#remember(await this.#components.versions.waitPublished({ blob, version: writer.version }, { signal }))
         bytes.set(await this.read(before, begins, bytes.length, { signal }))
       }
       content.writeOver(index, bytes)
@@ -268,24 +263,24 @@ export class BlobClient implements Blobs {
     })
     const chunks = new Map(whole)
     for (const [at, index] of indices.entries()) chunks.set(index, ids[at]!)
-    return await this.#complete(assignment, chunks, { ...ending, bytesChanged }, signal)
+    return await this.#complete(assigned, chunks, { ...ending, bytesChanged }, signal)
   }
 
-  async #complete (assignment: Assignment, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined): Promise<Version> {
+  async #complete (
+    { assignment, credentials }: Assigned, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined
+  ): Promise<Version> {
     const { versions } = this.#components
+    const { blob, version, base } = assignment
     await untilAvailable(
-      async (signal) => {
-        await writeTree({ assignment, chunks, attempt: FIRST_ATTEMPT }, await this.#sourceOf(assignment.base, signal), { signal })
-      },
+      async (signal) => { await writeTree({ assignment, chunks, credentials }, await this.#sourceOf(base, signal), { signal }) },
       { deadlineMs: TREE_DEADLINE_MS, signal }, this.#components)
-    const { blob, version } = assignment
     const { published } = await versions.ask({ op: 'complete', blob, version, ...ending }, { signal })
-    return this.#remember(published ?? await versions.waitPublished({ blob, version }, { signal }))
+    return this.#remember(published === null ? await versions.waitPublished({ blob, version }, { signal }) : decodeHeader(published))
   }
 
   /** Lets the version manager hear of the writer while `work` is under way. ERR_CONFLICT when it has not, and took him for dead. */
   async #whileRenewing<T> (
-    { blob, version }: VersionId, { requestId }: Ending, signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>
+    { assignment: { blob, version } }: Assigned, { requestId }: Ending, signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>
   ): Promise<T> {
     const { clock, versions } = this.#components
     const [over, fenced] = [new AbortController(), new AbortController()]
@@ -330,14 +325,11 @@ export class BlobClient implements Blobs {
     return this.#chunkSizes.get(blob) ?? (await this.recent(blob, { signal })).chunkSize
   }
 
-  /** What it takes to read the version's tree. Its exceptions are in its publication record alone: few versions have any. */
   async #sourceOf (version: Version, signal: AbortSignal | undefined): Promise<TreeSource> {
-    if (version.exceptions === 0) return { nodes: this.#nodes, attempts: Attempts.first }
-    const known = this.#attempts.get(versionName(version.blob, version.version))
-    return { nodes: this.#nodes, attempts: known ?? new Attempts((await this.#record(version, signal)).exceptions) }
+    return { nodes: this.#nodes, attempts: await this.#publications.attemptsOf(version, { signal }) }
   }
 
-  #remember (version: Version): Version {
+  #remember ({ version }: Header): Version {
     this.#versionCache.set(versionName(version.blob, version.version), version, 1)
     this.#chunkSizes.set(version.blob, version.chunkSize, 1)
     return version

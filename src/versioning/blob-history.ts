@@ -12,9 +12,9 @@ import { P2pvmError } from '../protocols/errors.ts'
 import { IN_FLIGHT_EXTENTS_MAX, IN_FLIGHT_VERSIONS_MAX, LEASE_MS, type VersionRequest } from '../protocols/version-protocol.ts'
 import { ABORTED_ATTEMPT, type Exception, EXCEPTIONS_MAX } from './attempts.ts'
 import type { BlobId, Version, VersionId } from './blobs.ts'
-import type { PublicationRecord } from './node-codec.ts'
+import type { Header, Publication } from './publication-codec.ts'
 import { BLOB_BYTES_MAX, chunkCount, type Geometry } from './tree-names.ts'
-import type { Aborted, Assigned, StoredHistory } from './version-store.ts'
+import type { Aborted, Assigned, Completion, StoredHistory } from './version-store.ts'
 
 interface OpenVersion {
   readonly assigned: Assigned
@@ -22,10 +22,10 @@ interface OpenVersion {
   leaseEndsMs: number
   /** Its writer's time is over, durably so once it is among the aborted. */
   fenced: boolean
-  /** Being made durable. A repeated `complete` joins it: a publication record is made once, with one time. */
-  completing?: Promise<PublicationRecord>
+  /** Being made durable. A repeated `complete` joins it: a version ends once, at one time. */
+  completing?: Promise<Completion>
   /** Durable. */
-  complete?: PublicationRecord
+  complete?: Completion
 }
 
 export type Change = VersionRequest<'assign'>['change']
@@ -36,7 +36,7 @@ export class BlobHistory {
   readonly #open = new Map<number, OpenVersion>()
   readonly #inherited: readonly Exception[]
   readonly #aborted = new Map<number, Aborted>()
-  #latest: Version | undefined
+  #latest: Header | undefined
   #openExtents = 0
   #change = newSignal()
 
@@ -46,7 +46,7 @@ export class BlobHistory {
     this.geometry = geometry
     this.#inherited = inherited
     for (const one of aborted) this.#aborted.set(one.version, one)
-    if (published !== undefined) this.#latest = this.counted(published).version
+    this.#latest = published
     for (const { version, assigned, complete } of open) {
       assert.equal(version, this.lastAssigned + 1, 'version numbers have no gaps')
       this.#add(version, assigned, nowMs)
@@ -58,11 +58,15 @@ export class BlobHistory {
 
   /** The latest published version; undefined while version 0 is not replicated. */
   get latest (): Version | undefined {
+    return this.#latest?.version
+  }
+
+  get latestHeader (): Header | undefined {
     return this.#latest
   }
 
   get lastPublished (): number {
-    return this.#latest?.version ?? -1
+    return this.#latest?.version.version ?? -1
   }
 
   get lastAssigned (): number {
@@ -103,10 +107,11 @@ export class BlobHistory {
    * ERR_NOT_ALLOWED when too many writers of the blob have died.
    */
   assign (
-    change: Change, { requestId, writer, expectedBase, nowMs }: { requestId: string, writer: string, expectedBase?: number | undefined, nowMs: number }
+    change: Change,
+    { expectedBase, nowMs, ...writer }: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'> & { expectedBase?: number | undefined, nowMs: number }
   ): VersionId & { assigned: Assigned } {
     const sizeBefore = this.#sizeOfLast()
-    const assigned = { requestId, writer, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
+    const assigned = { ...writer, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
     if (expectedBase !== undefined && !this.#comesUpon(expectedBase, change, assigned)) throw this.#movedOn(expectedBase)
     const exceptions = this.#inherited.length + this.#aborted.size
     if (exceptions >= EXCEPTIONS_MAX) throw tooManyExceptions(this.blob)
@@ -124,10 +129,10 @@ export class BlobHistory {
   }
 
   /** Version 0 of a new blob: complete from the beginning. */
-  begin (assigned: Assigned, publication: PublicationRecord, nowMs: number): void {
+  begin (assigned: Assigned, completion: Completion, nowMs: number): void {
     assert.equal(this.lastAssigned, -1, 'a blob begins once')
     this.#add(0, assigned, nowMs)
-    this.#open.get(0)!.complete = publication
+    this.#open.get(0)!.complete = completion
   }
 
   /** A sign of life of its writer. Harmless when there is nothing to wait for any more. */
@@ -162,12 +167,6 @@ export class BlobHistory {
     return [...this.#inherited, ...own.map(({ version, attempt }) => ({ blob: this.blob, version, attempt }))]
   }
 
-  /** With its exceptions, as it is replicated. */
-  counted (publication: PublicationRecord): PublicationRecord {
-    const exceptions = this.exceptionsUpTo(publication.version.version)
-    return exceptions.length === 0 ? publication : { ...publication, version: { ...publication.version, exceptions: exceptions.length }, exceptions }
-  }
-
   /** Something can be done about the next version, whoever writes: it is complete, or it was aborted. */
   get isPending (): boolean {
     return this.isReady(this.lastPublished + 1) || this.abortedNext !== undefined
@@ -180,11 +179,11 @@ export class BlobHistory {
   }
 
   /** `makeDurable` is called once per version, however often it is completed. */
-  async complete (version: number, publication: () => PublicationRecord, makeDurable: (publication: PublicationRecord) => Promise<void>): Promise<void> {
+  async complete (version: number, completion: () => Completion, makeDurable: (completion: Completion) => Promise<void>): Promise<void> {
     const open = this.#open.get(version)
     if (open === undefined || open.complete !== undefined) return
     open.completing ??= (async () => {
-      const made = publication()
+      const made = completion()
       await makeDurable(made)
       open.complete = made
       return made
@@ -193,12 +192,12 @@ export class BlobHistory {
   }
 
   /** Complete versions whose turn has come, in order, at most `limit`. */
-  ready (limit: number): PublicationRecord[] {
-    const ready: PublicationRecord[] = []
+  ready (limit: number): Publication[] {
+    const ready: Publication[] = []
     for (let version = this.lastPublished + 1; ready.length < limit; version += 1) {
-      const complete = this.#open.get(version)?.complete
-      if (complete === undefined) break
-      ready.push(this.counted(complete))
+      const open = this.#open.get(version)
+      if (open?.complete === undefined) break
+      ready.push(this.#publicationOf(version, open.assigned, open.complete))
     }
     return ready
   }
@@ -213,12 +212,13 @@ export class BlobHistory {
   }
 
   /** These are replicated, and it is durable that they are: readers may see them. */
-  published (records: readonly PublicationRecord[]): void {
-    for (const { version } of records) {
-      assert.equal(version.version, this.lastPublished + 1, 'versions are published in order')
-      this.#openExtents -= this.#open.get(version.version)!.assigned.extents.length
-      this.#open.delete(version.version)
-      this.#latest = version
+  published (headers: readonly Header[]): void {
+    for (const header of headers) {
+      const { version } = header.version
+      assert.equal(version, this.lastPublished + 1, 'versions are published in order')
+      this.#openExtents -= this.#open.get(version)!.assigned.extents.length
+      this.#open.delete(version)
+      this.#latest = header
     }
     this.#wake()
   }
@@ -231,6 +231,15 @@ export class BlobHistory {
   publicationFailed (error: unknown): void {
     this.#change.reject(error)
     this.#change = newSignal()
+  }
+
+  #publicationOf (version: number, assigned: Assigned, completion: Completion): Publication {
+    const { blob, geometry: { chunkSize, fanOut } } = this
+    const { sizeBefore, sizeAfter, extents, writer } = assigned
+    const exceptions = this.exceptionsUpTo(version)
+    return {
+      version: { blob, version, size: sizeAfter, chunkSize, fanOut, writer, ...completion, exceptions: exceptions.length }, sizeBefore, extents, exceptions
+    }
   }
 
   #wake (): void {
@@ -257,7 +266,7 @@ export class BlobHistory {
   }
 
   #sizeOfLast (): number {
-    return this.#open.get(this.lastAssigned)?.assigned.sizeAfter ?? this.#latest?.size ?? 0
+    return this.#open.get(this.lastAssigned)?.assigned.sizeAfter ?? this.#latest?.version.size ?? 0
   }
 
   #placed (change: Change, sizeBefore: number): { extents: Assigned['extents'], sizeAfter: number } {

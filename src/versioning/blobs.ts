@@ -22,7 +22,7 @@ export interface VersionId {
  * A stored chunk may be shorter than chunkSize, where the blob ended when it was written: bytes past its end read as zeros.
  */
 
-/** A published version: its publication record. Enough to read it with no version manager alive. */
+/** A published version: the header of its publication record. Enough to read it with no version manager alive. */
 export interface Version extends VersionId {
   readonly size: number
   readonly chunkSize: number
@@ -39,6 +39,8 @@ export interface Version extends VersionId {
   readonly attempt: number
   /** How many versions that it may be made of have another attempt than 1; its publication record lists them. */
   readonly exceptions: number
+  /** Of its publication record, hexadecimal: through the records that this one is linked to it stands for the whole history up to here. */
+  readonly hash: string
 }
 
 /** What became of a request. 'aborted': its writer was not heard of in time, and nothing of it shows; asked for anew it needs another id. */

@@ -1,11 +1,12 @@
 /**
- * Tree nodes on the fabric: many per request, decoded and checked, cached. State it owns: the cache. A published node never
+ * Tree nodes on the fabric: many per request, decoded and checked, cached. State it owns: the caches. A published node never
  * changes, and a node that was read under its name is the node of that name, so nothing here ever has to be dropped but for room.
  */
 import type { NamedRecord, Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Attempts } from './attempts.ts'
+import { Certificates, type Credentials } from './certificates.ts'
 import { LruCache } from './lru-cache.ts'
 import { decodeNode, encodeNode, type TreeNode } from './node-codec.ts'
 import { nodeName, type NodeRef } from './tree-names.ts'
@@ -19,6 +20,12 @@ const NODES_PER_BATCH = 512
 /** A batch goes to every replica's peer, and W of them sync their disk: two keep them busy, more only queue there. */
 const BATCHES_AT_ONCE = 2
 const BATCH_BYTES_MAX = 512 * 1024
+
+export interface NodeStoreComponents {
+  readonly records: Records
+  /** The public half, raw. */
+  readonly fabricKey: Uint8Array
+}
 
 export interface NodeStoreInit {
   readonly cacheBytesMax?: number
@@ -39,10 +46,12 @@ type Options = { readonly signal?: AbortSignal | undefined }
 
 export class NodeStore {
   readonly #records: Records
+  readonly #certificates: Certificates
   readonly #cache: LruCache<TreeNode>
 
-  constructor ({ records }: { records: Records }, { cacheBytesMax = CACHE_BYTES_DEFAULT }: NodeStoreInit = {}) {
+  constructor ({ records, fabricKey }: NodeStoreComponents, { cacheBytesMax = CACHE_BYTES_DEFAULT }: NodeStoreInit = {}) {
     this.#records = records
+    this.#certificates = new Certificates(fabricKey)
     this.#cache = new LruCache(cacheBytesMax)
   }
 
@@ -67,13 +76,11 @@ export class NodeStore {
   }
 
   async #fetch (names: readonly string[], wanted: ReadonlyMap<string, Wanted>, signal: AbortSignal | undefined): Promise<TreeNode[]> {
-    const decode = (name: string, value: Uint8Array): TreeNode => {
-      const { ref, attempt } = wanted.get(name)!
-      return decodeNode(value, ref, attempt)
-    }
+    const accepted = new Map<string, TreeNode>()
     const accept = (name: string, value: Uint8Array): boolean => {
+      const { ref, attempt } = wanted.get(name)!
       try {
-        decode(name, value)
+        accepted.set(name, decodeNode(value, ref, attempt, this.#certificates))
         return true
       } catch {
         return false // another replica is asked; this one is reported
@@ -83,35 +90,35 @@ export class NodeStore {
     return names.map((name, at) => {
       const value = values[at]
       if (value === undefined) throw new P2pvmError('ERR_MISSING', `tree node ${name} is on no storage peer`, { name })
-      const node = decode(name, value)
+      const node = accepted.get(name)!
       this.#cache.set(name, node, value.length * DECODED_FACTOR)
       return node
     })
   }
 
-  /** For a version's new nodes of one attempt, any number of them, in bounded batches. */
-  writer (attempt: number, options: Options = {}): NodeWriter {
-    return new NodeWriter(attempt, async (batch) => { await this.#records.put(batch, options) })
+  /** For a version's new nodes, any number of them, in bounded batches. */
+  writer (credentials: Credentials, options: Options = {}): NodeWriter {
+    return new NodeWriter(credentials, async (batch) => { await this.#records.put(batch, options) })
   }
 }
 
 /** Puts nodes as they come, some batches at once. `flush` when done; the first failure is thrown from the next call. */
 export class NodeWriter {
-  readonly #attempt: number
+  readonly #credentials: Credentials
   readonly #put: (batch: readonly NamedRecord[]) => Promise<void>
   readonly #underWay = new Set<Promise<void>>()
   #batch: NamedRecord[] = []
   #batchBytes = 0
   readonly #failures: unknown[] = []
 
-  constructor (attempt: number, put: (batch: readonly NamedRecord[]) => Promise<void>) {
-    this.#attempt = attempt
+  constructor (credentials: Credentials, put: (batch: readonly NamedRecord[]) => Promise<void>) {
+    this.#credentials = credentials
     this.#put = put
   }
 
   async add (node: TreeNode): Promise<void> {
-    const value = encodeNode(node, this.#attempt)
-    this.#batch.push({ name: nodeName(node, this.#attempt), value })
+    const value = encodeNode(node, this.#credentials)
+    this.#batch.push({ name: nodeName(node, this.#credentials.certificate.attempt), value })
     this.#batchBytes += value.length
     if (this.#batch.length >= NODES_PER_BATCH || this.#batchBytes >= BATCH_BYTES_MAX) await this.#send()
   }

@@ -5,19 +5,25 @@
 import type { Records } from '../dht/records.ts'
 import { withDeadline } from '../protocols/abort.ts'
 import type { Clock, Log } from '../protocols/seams.ts'
-import { abortedPublication, writeAbortedTree } from './aborted-version.ts'
+import type { Signer } from '../protocols/signatures.ts'
+import { abortedCompletion, writeAbortedTree } from './aborted-version.ts'
 import type { BlobHistory } from './blob-history.ts'
-import type { BlobId } from './blobs.ts'
-import { encodePublication } from './node-codec.ts'
+import type { BlobId, VersionId } from './blobs.ts'
 import { NodeStore } from './node-store.ts'
+import { type Header, type Publication, sealPublication } from './publication-codec.ts'
+import { skipOf } from './skip-chain.ts'
 import { versionName } from './tree-names.ts'
-import { putAborted, putComplete, putPublished } from './version-store.ts'
+import { putAborted, putComplete, putPublished, type VersionStore } from './version-store.ts'
 import type { WriteQueue } from './write-queue.ts'
 
 export interface PublisherComponents {
   readonly records: Records
   readonly clock: Clock
   readonly log: Log
+  /** Of the fabric. */
+  readonly signer: Signer
+  /** For what records are linked to. */
+  readonly store: VersionStore
 }
 
 export interface PublisherInit {
@@ -54,7 +60,7 @@ export class Publisher {
   constructor (components: PublisherComponents, init: PublisherInit) {
     this.#components = components
     this.#init = init
-    this.#nodes = new NodeStore(components, { cacheBytesMax: NODE_CACHE_BYTES })
+    this.#nodes = new NodeStore({ records: components.records, fabricKey: components.signer.publicKey }, { cacheBytesMax: NODE_CACHE_BYTES })
   }
 
   /** Publishes the version if its turn has come. Returns also if not. */
@@ -99,13 +105,12 @@ export class Publisher {
     const { clock, records } = this.#components
     try {
       for (let ready; (ready = history.ready(PUBLISH_BATCH_MAX)).length > 0;) {
-        const values = ready.map((publication) => ({
-          name: versionName(history.blob, publication.version.version),
-          value: encodePublication(publication)
-        }))
+        const sealed = this.#seal(history, ready)
+        const values = sealed.map(({ header: { version: { blob, version } }, value }) => ({ name: versionName(blob, version), value }))
         await withDeadline(clock, REPLICATE_DEADLINE_MS, [this.#init.signal], async (signal) => { await records.put(values, { signal }) })
-        await writes.write(ready.map(({ version }) => putPublished(version)))
-        history.published(ready)
+        const headers = sealed.map(({ header }) => header)
+        await writes.write(headers.flatMap(putPublished))
+        history.published(headers)
       }
       if (history.abortedNext !== undefined) this.#init.onDue(history.blob)
     } catch (error) {
@@ -115,15 +120,35 @@ export class Publisher {
     }
   }
 
+  /** Links each to those before it, and signs: the same bytes when it is done again. */
+  #seal ({ latestHeader }: BlobHistory, ready: readonly Publication[]): Array<ReturnType<typeof sealPublication>> {
+    const { signer, store } = this.#components
+    const sealed: Array<ReturnType<typeof sealPublication>> = []
+    const first = ready[0]!.version.version
+    const headerOf = (id: VersionId): Header => {
+      if (id.blob === ready[0]!.version.blob && id.version >= first) return sealed[id.version - first]!.header
+      return id.blob === latestHeader?.version.blob && id.version === latestHeader.version.version ? latestHeader : store.published(id)!
+    }
+    for (const publication of ready) {
+      const { blob, version, parent } = publication.version
+      const skip = skipOf(version)
+      sealed.push(sealPublication(publication, {
+        previous: parent === null ? null : headerOf(parent).version.hash,
+        skip: skip === undefined ? null : headerOf({ blob, version: skip }).version.hash
+      }, signer))
+    }
+    return sealed
+  }
+
   async #writeAborted ({ history, writes }: Tracked): Promise<void> {
-    const { clock } = this.#components
+    const { clock, signer } = this.#components
     const version = history.abortedNext!
     const assigned = history.assignedOf(version)!
     await withDeadline(clock, ABORTED_TREE_DEADLINE_MS, [this.#init.signal], async (signal) => {
-      await writeAbortedTree(history, assigned, this.#nodes, { signal })
+      await writeAbortedTree(history, assigned, { nodes: this.#nodes, signer }, { signal })
     })
     await history.complete(version,
-      () => abortedPublication(history, version, assigned, Math.floor(clock.now())),
-      async (publication) => { await writes.write([putComplete(publication)]) })
+      () => abortedCompletion(history.blob, version, Math.floor(clock.now())),
+      async (completion) => { await writes.write([putComplete({ blob: history.blob, version }, completion)]) })
   }
 }

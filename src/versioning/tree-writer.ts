@@ -16,8 +16,9 @@
  */
 import assert from 'node:assert/strict'
 import { type ChunkId, digestOf } from '../protocols/cid.ts'
-import type { Assignment } from '../protocols/version-protocol.ts'
+import type { Assignment } from './assignment.ts'
 import type { VersionId } from './blobs.ts'
+import type { Credentials } from './certificates.ts'
 import type { InnerNode, LeafNode, Slot, TreeNode } from './node-codec.ts'
 import type { TreeSource } from './node-store.ts'
 import { chunkCount, type Geometry, namesWrittenBy, nodeSpan, rootLevelOf, type WrittenNames } from './tree-names.ts'
@@ -38,7 +39,7 @@ export interface TreeWrite {
   readonly assignment: Assignment
   /** What this version says: chunks that are not named here stay what they were, also within its extents. */
   readonly chunks: ReadonlyMap<number, ChunkId | null>
-  readonly attempt: number
+  readonly credentials: Credentials
 }
 
 /** `source` is for the base. Returns when all nodes are durable. Errors as Records.put and NodeStore.get. */
@@ -56,11 +57,11 @@ class TreeWriter {
   readonly #own: WrittenNames
   /** Newest first: the first one that writes a place is the one to link to. */
   readonly #inFlight: ReadonlyArray<{ readonly version: number, readonly names: WrittenNames }>
-  readonly #attempt: number
+  readonly #credentials: Credentials
   readonly #source: TreeSource
   readonly #options: { signal?: AbortSignal | undefined }
 
-  constructor ({ assignment, chunks, attempt }: TreeWrite, source: TreeSource, options: { signal?: AbortSignal | undefined }) {
+  constructor ({ assignment, chunks, credentials }: TreeWrite, source: TreeSource, options: { signal?: AbortSignal | undefined }) {
     this.#assignment = assignment
     this.#geometry = assignment.base
     this.#chunks = chunks
@@ -68,14 +69,14 @@ class TreeWriter {
     this.#chunkCount = chunkCount(assignment.sizeAfter, this.#geometry)
     this.#own = namesWrittenBy(assignment, this.#geometry)
     this.#inFlight = assignment.inFlight.map((one) => ({ version: one.version, names: namesWrittenBy(one, this.#geometry) })).reverse()
-    this.#attempt = attempt
+    this.#credentials = credentials
     this.#source = source
     this.#options = options
     assert(this.#chunkIndices.every((index) => this.#own.writesChunk(index)), 'every chunk lies within the extents')
   }
 
   async write (): Promise<void> {
-    const writer = this.#source.nodes.writer(this.#attempt, this.#options)
+    const writer = this.#source.nodes.writer(this.#credentials, this.#options)
     try {
       let tasks: Task[] = [{ index: 0, base: this.#baseLinkOfRoot(this.#own.rootLevel) }]
       for (let level = this.#own.rootLevel; level >= 0; level -= 1) {

@@ -9,7 +9,8 @@ import type { PeerId, Transport } from '../protocols/transport.ts'
 import {
   type AnyVersionRequest, askVersions, type VersionAnswer, type VersionOperation, type VersionRequest, type VersionService, WAIT_MS_MAX
 } from '../protocols/version-protocol.ts'
-import type { Version, VersionId } from './blobs.ts'
+import type { VersionId } from './blobs.ts'
+import { decodeHeader, type Header } from './publication-codec.ts'
 import { type RetryOptions, untilAvailable } from '../protocols/retry.ts'
 
 export interface VersionClientComponents {
@@ -50,7 +51,7 @@ export class VersionClient {
   }
 
   /** Woken, not polled. ERR_TIMEOUT when those in front of it do not finish in time, ERR_NOT_FOUND when it was never assigned. */
-  async waitPublished ({ blob, version }: VersionId, { signal }: Options = {}): Promise<Version> {
+  async waitPublished ({ blob, version }: VersionId, { signal }: Options = {}): Promise<Header> {
     const { clock } = this.#components
     const endMs = clock.monotonic() + PUBLISH_WAIT_MS
     for (let leftMs = PUBLISH_WAIT_MS; leftMs > 0; leftMs = endMs - clock.monotonic()) {
@@ -58,7 +59,7 @@ export class VersionClient {
       const { published } = await this.#retry(
         async (signal) => await this.#askOnce({ op: 'wait', blob, version, waitMs }, waitMs + ATTEMPT_MS, signal),
         { deadlineMs: waitMs + this.#deadlineMs, signal })
-      if (published !== null) return published
+      if (published !== null) return decodeHeader(published)
     }
     throw new P2pvmError('ERR_TIMEOUT',
       `version ${version} of ${blob} is not published yet: it, or one before it, is still being written`, { blob, version })

@@ -9,27 +9,29 @@
  * A version is published when it and all before it are complete and its publication record is on W storage peers. An assignment is a
  * lease: a writer that is not heard of for LEASE_MS is fenced, durably, and its version is written in its place
  * (`publisher.ts`). What fails is tried again in the background (`upkeep.ts`), and whenever somebody waits for it. Leases are
- * in memory only: after a restart each is a whole one. Not here yet: signatures.
+ * in memory only: after a restart each is a whole one.
  */
 import { untilAborted } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, KeyValueStore, Log, Random } from '../protocols/seams.ts'
+import type { Signer } from '../protocols/signatures.ts'
 import type { PeerId, RequestContext } from '../protocols/transport.ts'
-import { type Assignment, LEASE_MS, PAGE_ROWS_MAX, type VersionAnswer, type VersionRequest, type VersionService } from '../protocols/version-protocol.ts'
+import { LEASE_MS, PAGE_ROWS_MAX, type VersionAnswer, type VersionRequest, type VersionService } from '../protocols/version-protocol.ts'
 import type { Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { AnswerPage } from './answer-page.ts'
 import { FIRST_ATTEMPT } from './attempts.ts'
 import { BLOB_ID_PREFIX, randomBlobId } from './blob-id.ts'
 import { BlobHistory, type Change } from './blob-history.ts'
-import type { BlobId, Version, VersionId } from './blobs.ts'
+import type { BlobId, VersionId } from './blobs.ts'
+import { certify } from './certificates.ts'
 import { sameExtents } from './extents.ts'
 import { checkImageName } from './image-name.ts'
-import type { PublicationRecord } from './node-codec.ts'
+import type { Header } from './publication-codec.ts'
 import { Publisher, type Tracked } from './publisher.ts'
 import { Upkeep } from './upkeep.ts'
 import {
-  type Assigned, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
+  type Assigned, type Completion, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
 } from './version-store.ts'
 import { WriteQueue } from './write-queue.ts'
 
@@ -39,6 +41,8 @@ export interface VersionManagerComponents {
   readonly clock: Clock
   readonly random: Random
   readonly log: Log
+  /** Of the fabric: certifies what is assigned. */
+  readonly signer: Signer
 }
 
 /** Ends of histories in memory, some 500 bytes each; those of blobs that are being written stay beyond that. */
@@ -54,18 +58,20 @@ export class VersionManager implements VersionService {
   readonly #clock: Clock
   readonly #random: Random
   readonly #log: Log
+  readonly #signer: Signer
   readonly #publisher: Publisher
   readonly #upkeep: Upkeep
   readonly #tracked = new Map<BlobId, Tracked>() // the least recently used first
   readonly #underWay = new Map<string, Promise<unknown>>() // by request id
 
-  constructor ({ store, records, clock, random, log }: VersionManagerComponents) {
+  constructor ({ store, records, clock, random, log, signer }: VersionManagerComponents) {
     this.#store = new VersionStore(store)
     this.#clock = clock
     this.#random = random
     this.#log = log
+    this.#signer = signer
     this.#upkeep = new Upkeep({ clock, random, log }, async (blob) => await this.#bringForward(blob))
-    this.#publisher = new Publisher({ records, clock, log }, {
+    this.#publisher = new Publisher({ store: this.#store, records, clock, log, signer }, {
       signal: this.#upkeep.signal,
       onDue: (blob) => { this.#upkeep.hurry(blob) }
     })
@@ -93,19 +99,19 @@ export class VersionManager implements VersionService {
   async create (request: VersionRequest<'create'>, { peer }: RequestContext): Promise<VersionAnswer<'create'>> {
     return await this.#once(request.requestId, async () => {
       const id = this.#known(request.requestId, 'create') ??
-        await this.#begin(request.of, { requestId: request.requestId, op: 'create', writer: peer, name: request.name })
+        await this.#begin(request.of, { requestId: request.requestId, writer: peer, writerKey: this.#signer.publicKey }, { op: 'create', name: request.name })
       await this.#publisher.publish(this.#track(id.blob), id.version)
-      return { version: this.#published(id) }
+      return { version: this.#published(id).signed }
     })
   }
 
-  async assign (request: VersionRequest<'assign'>, { peer }: RequestContext): Promise<Assignment> {
+  async assign (request: VersionRequest<'assign'>, { peer }: RequestContext): Promise<VersionAnswer<'assign'>> {
     return await this.#once(request.requestId, async () => {
       const known = this.#known(request.requestId, 'assign')
       const id = known ?? await this.#assignNew(request, peer)
       const tracked = this.#track(id.blob)
       if (known !== undefined) {
-        checkSameChange(request.change, this.#assigned(tracked, id.version))
+        checkSameRequest(request, this.#assigned(tracked, id.version))
         await this.#heard(tracked, id.version)
       }
       // A new blob's version 0 is the base of its version 1: published before anybody is told.
@@ -116,7 +122,7 @@ export class VersionManager implements VersionService {
 
   async renew ({ blob, version, requestId }: VersionRequest<'renew'>): Promise<VersionAnswer<'renew'>> {
     const tracked = this.#track(blob)
-    this.#assignedTo(requestId, tracked, version)
+    this.#checkAssignedTo(requestId, tracked, version)
     await this.#heard(tracked, version)
     return { leaseMs: LEASE_MS }
   }
@@ -125,13 +131,13 @@ export class VersionManager implements VersionService {
     const { blob, version } = request
     const tracked = this.#track(blob)
     const { history, writes } = tracked
-    const assigned = this.#assignedTo(request.requestId, tracked, version)
+    this.#checkAssignedTo(request.requestId, tracked, version)
     await this.#heard(tracked, version)
     await history.complete(version,
-      () => this.#publicationOf(history, version, assigned, request),
-      async (publication) => { await writes.write([putComplete(publication)]) })
+      () => this.#completionOf(request),
+      async (completion) => { await writes.write([putComplete(request, completion)]) })
     await this.#publisher.publish(tracked, version)
-    return { published: history.isPublished(version) ? this.#published({ blob, version }) : null }
+    return { published: history.isPublished(version) ? this.#published({ blob, version }).signed : null }
   }
 
   async wait ({ blob, version, waitMs }: VersionRequest<'wait'>, { signal }: RequestContext): Promise<VersionAnswer<'wait'>> {
@@ -145,7 +151,7 @@ export class VersionManager implements VersionService {
         if (history.isPending) await untilAborted(this.#publisher.advance(tracked), deadline.signal)
         else await untilAborted(history.nextChange(), deadline.signal)
       }
-      return { published: this.#published({ blob, version }) }
+      return { published: this.#published({ blob, version }).signed }
     } catch (error) {
       if (deadline.signal.aborted && !signal.aborted) return { published: null }
       throw error
@@ -155,31 +161,30 @@ export class VersionManager implements VersionService {
   }
 
   async recent ({ blob }: VersionRequest<'recent'>): Promise<VersionAnswer<'recent'>> {
-    return { version: this.#latest(blob) }
+    return { version: this.#latest(blob).signed }
   }
 
   async resolve ({ ref, version }: VersionRequest<'resolve'>): Promise<VersionAnswer<'resolve'>> {
     const latest = this.#latest(this.#blobOf(ref))
-    if (version === undefined || version === latest.version) return { version: latest }
-    return { version: this.#published({ blob: latest.blob, version }) }
+    if (version === undefined) return { version: latest.signed }
+    return { version: this.#published({ blob: latest.version.blob, version }).signed }
   }
 
   async images ({ after }: VersionRequest<'images'>): Promise<VersionAnswer<'images'>> {
     const page = new AnswerPage<VersionAnswer<'images'>['images'][number]>()
     for (const { name, shows } of this.#store.namesAfter(after)) {
-      const latest = this.#shown(shows)
+      const latest = this.#shown(shows)?.signed
       if (latest !== undefined && !page.add({ name, latest }, latest)) break
     }
     return { images: page.rows }
   }
 
   async log ({ blob, from }: VersionRequest<'log'>): Promise<VersionAnswer<'log'>> {
-    const latest = this.#latest(blob)
-    const page = new AnswerPage<Version>()
-    const { history } = this.#track(blob)
-    for (const publication of this.#store.publications(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest.version + 1 - from)))) {
-      const { version } = history.counted(publication)
-      if (!page.add(version, version)) break
+    const { version: { version: latest } } = this.#latest(blob)
+    const page = new AnswerPage<Uint8Array>()
+    // Of one that is being published there is a header before it shows.
+    for (const signed of this.#store.publishedFrom(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest + 1 - from)))) {
+      if (!page.add(signed, signed)) break
     }
     return { versions: page.rows }
   }
@@ -210,12 +215,12 @@ export class VersionManager implements VersionService {
     return entry
   }
 
-  async #assignNew ({ requestId, target, change }: VersionRequest<'assign'>, writer: PeerId): Promise<VersionId> {
-    if (target.kind !== 'blob') return await this.#begin(target, { requestId, op: 'assign', writer, name: target.name, change })
+  async #assignNew ({ requestId, target, change, writerKey }: VersionRequest<'assign'>, writer: PeerId): Promise<VersionId> {
+    if (target.kind !== 'blob') return await this.#begin(target, { requestId, writer, writerKey }, { op: 'assign', name: target.name, change })
     this.#latest(target.blob) // ERR_NOT_FOUND
     const { history, writes } = this.#track(target.blob)
     const nowMs = this.#clock.monotonic()
-    const { blob, version, assigned } = history.assign(change, { requestId, writer, expectedBase: target.expectedBase, nowMs })
+    const { blob, version, assigned } = history.assign(change, { requestId, writer, writerKey, expectedBase: target.expectedBase, nowMs })
     this.#upkeep.watch(blob)
     await writes.write([...putAssigned({ blob, version }, assigned), putRequest(requestId, { blob, version, op: 'assign' })])
     return { blob, version }
@@ -223,34 +228,28 @@ export class VersionManager implements VersionService {
 
   /** A new blob with version 0, and, when there is a change, version 1 assigned: in one atomic write with the name. */
   async #begin (
-    origin: Origin,
-    { requestId, op, writer, name, change }: { requestId: string, op: RequestEntry['op'], writer: PeerId, name?: string | undefined, change?: Change }
+    origin: Origin, request: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'>,
+    { op, name, change }: { op: RequestEntry['op'], name?: string | undefined, change?: Change }
   ): Promise<VersionId> {
     if (name !== undefined) this.#checkNameIsFree(checkImageName(name))
-    const source = origin.kind === 'clone' ? this.#published(origin.source) : { ...origin, size: 0, root: null }
+    const source = origin.kind === 'clone' ? this.#published(origin.source).version : { ...origin, size: 0, root: null }
     const inherited = origin.kind === 'clone' ? this.#track(origin.source.blob).history.exceptionsUpTo(origin.source.version) : []
     const { size, chunkSize, fanOut, root } = source
     const blob = randomBlobId(this.#random)
-    const first: Assigned = { requestId, writer, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
-    const publication: PublicationRecord = {
-      version: {
-        blob, version: 0, size, chunkSize, fanOut, root, parent: origin.kind === 'clone' ? origin.source : null,
-        timeMs: Math.floor(this.#clock.now()), writer, message: '', bytesChanged: 0, attempt: FIRST_ATTEMPT, exceptions: 0
-      },
-      sizeBefore: size,
-      extents: [],
-      exceptions: []
+    const first: Assigned = { ...request, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
+    const completion: Completion = {
+      timeMs: Math.floor(this.#clock.now()), message: '', bytesChanged: 0, attempt: FIRST_ATTEMPT, root, parent: origin.kind === 'clone' ? origin.source : null
     }
     const nowMs = this.#clock.monotonic()
     const history = new BlobHistory(blob, { geometry: { chunkSize, fanOut }, inherited, aborted: [], published: undefined, open: [] }, nowMs)
-    history.begin(first, publication, nowMs)
+    history.begin(first, completion, nowMs)
     const operations: Operation[] = [
-      putBlob(blob, { chunkSize, fanOut }), ...putAssigned({ blob, version: 0 }, first), putComplete(publication)
+      putBlob(blob, { chunkSize, fanOut }), ...putAssigned({ blob, version: 0 }, first), putComplete({ blob, version: 0 }, completion)
     ]
     if (inherited.length > 0) operations.push(putInherited(blob, inherited))
     const id = { blob, version: change === undefined ? 0 : 1 }
-    if (change !== undefined) operations.push(...putAssigned(id, history.assign(change, { requestId, writer, nowMs }).assigned))
-    operations.push(putRequest(requestId, { ...id, op }))
+    if (change !== undefined) operations.push(...putAssigned(id, history.assign(change, { ...request, nowMs }).assigned))
+    operations.push(putRequest(request.requestId, { ...id, op }))
     if (name !== undefined) operations.push(putName(name, id))
     const written = this.#add(history).writes.write(operations)
     if (change !== undefined) this.#upkeep.watch(blob)
@@ -268,16 +267,9 @@ export class VersionManager implements VersionService {
     throw new P2pvmError('ERR_CONFLICT', `the name ${name} is taken by ${holder}; choose another`, { name, blob: shows.blob })
   }
 
-  #publicationOf (history: BlobHistory, version: number, assigned: Assigned, { message, bytesChanged }: VersionRequest<'complete'>): PublicationRecord {
-    const { blob, geometry: { chunkSize, fanOut } } = history
+  #completionOf ({ blob, version, message, bytesChanged }: VersionRequest<'complete'>): Completion {
     return {
-      version: {
-        blob, version, size: assigned.sizeAfter, chunkSize, fanOut, root: { blob, version }, parent: { blob, version: version - 1 },
-        timeMs: Math.floor(this.#clock.now()), writer: assigned.writer, message, bytesChanged, attempt: FIRST_ATTEMPT, exceptions: 0
-      },
-      sizeBefore: assigned.sizeBefore,
-      extents: assigned.extents,
-      exceptions: []
+      timeMs: Math.floor(this.#clock.now()), message, bytesChanged, attempt: FIRST_ATTEMPT, root: { blob, version }, parent: { blob, version: version - 1 }
     }
   }
 
@@ -299,14 +291,15 @@ export class VersionManager implements VersionService {
     return tracked.history.leaseLeftMs(this.#clock.monotonic())
   }
 
-  #assignment (tracked: Tracked, version: number): Assignment {
+  #assignment (tracked: Tracked, version: number): VersionAnswer<'assign'> {
     const { blob } = tracked.history
-    const { base, extents, sizeBefore, sizeAfter } = this.#assigned(tracked, version)
+    const { base, extents, sizeBefore, sizeAfter, writerKey } = this.#assigned(tracked, version)
+    const { signature } = certify({ blob, version, attempt: FIRST_ATTEMPT, writerKey }, this.#signer)
     const inFlight = Array.from({ length: version - base - 1 }, (_, at) => {
       const one = this.#assigned(tracked, base + 1 + at)
       return { version: base + 1 + at, extents: [...one.extents], sizeBefore: one.sizeBefore, sizeAfter: one.sizeAfter }
     })
-    return { blob, version, base: this.#published({ blob, version: base }), extents: [...extents], sizeBefore, sizeAfter, inFlight }
+    return { blob, version, base: this.#published({ blob, version: base }).signed, extents: [...extents], sizeBefore, sizeAfter, inFlight, certificate: signature }
   }
 
   #assigned ({ history }: Tracked, version: number): Assigned {
@@ -315,34 +308,33 @@ export class VersionManager implements VersionService {
     return assigned
   }
 
-  #assignedTo (requestId: string, tracked: Tracked, version: number): Assigned {
-    const assigned = this.#assigned(tracked, version)
-    if (assigned.requestId === requestId) return assigned
+  /** ERR_NOT_ALLOWED. */
+  #checkAssignedTo (requestId: string, tracked: Tracked, version: number): void {
+    if (this.#assigned(tracked, version).requestId === requestId) return
     const { blob } = tracked.history
     throw new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} was assigned to another request`, { blob, version })
   }
 
   /** ERR_NOT_FOUND when it is not published. */
-  #published ({ blob, version }: VersionId): Version {
-    const { history } = this.#track(blob)
-    const { latest } = history
-    if (latest?.version === version) return latest
-    const publication = latest !== undefined && version < latest.version ? this.#store.publication({ blob, version }) : undefined
-    if (publication === undefined) throw noSuchVersion(blob, version)
-    return history.counted(publication).version
+  #published ({ blob, version }: VersionId): Header {
+    const { latestHeader: latest, lastPublished } = this.#track(blob).history
+    if (latest?.version.version === version) return latest
+    const header = version < lastPublished ? this.#store.published({ blob, version }) : undefined
+    if (header === undefined) throw noSuchVersion(blob, version)
+    return header
   }
 
   /** ERR_NOT_FOUND. */
-  #latest (blob: BlobId): Version {
-    const { latest } = this.#track(blob).history
-    if (latest === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${blob}`, { blob })
-    return latest
+  #latest (blob: BlobId): Header {
+    const { latestHeader } = this.#track(blob).history
+    if (latestHeader === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${blob}`, { blob })
+    return latestHeader
   }
 
   /** What a name shows: its blob's latest version, once the version that brought the name is published. */
-  #shown (shows: VersionId): Version | undefined {
+  #shown (shows: VersionId): Header | undefined {
     const { history } = this.#track(shows.blob)
-    return history.isPublished(shows.version) && !history.isAborted(shows.version) ? history.latest : undefined
+    return history.isPublished(shows.version) && !history.isAborted(shows.version) ? history.latestHeader : undefined
   }
 
   /** A name wins over a prefix of an id. */
@@ -404,12 +396,17 @@ export class VersionManager implements VersionService {
   }
 }
 
-function checkSameChange (change: Change, assigned: Assigned): void {
+/** ERR_USAGE, ERR_CONFLICT. */
+function checkSameRequest ({ change, writerKey }: VersionRequest<'assign'>, assigned: Assigned): void {
   const { extents, sizeBefore, sizeAfter } = assigned
   const same = change.kind === 'append'
     ? sizeAfter - sizeBefore === change.size
     : sizeAfter === Math.max(sizeBefore, change.size) && sameExtents(change.extents, extents)
   if (!same) throw usedOtherwise(assigned.requestId)
+  if (Buffer.compare(writerKey, assigned.writerKey) === 0) return
+  const { requestId, writer } = assigned
+  throw new P2pvmError('ERR_CONFLICT',
+    `request id ${requestId} belongs to the peer ${writer}: what it was assigned can be written with that peer's key only`, { requestId, peer: writer })
 }
 
 function usedOtherwise (requestId: string): P2pvmError {

@@ -6,23 +6,27 @@
  *     vm/assigned/<blob>/<nr>     who was assigned what         written once
  *     vm/aborted/<blob>/<nr>      the attempt that counts       written once, when it is not 1
  *     vm/inherited/<blob>         exceptions of a clone         written once, when its source has some
- *     vm/complete/<blob>/<nr>     its publication record        written once, without the exceptions, which follow from the two above
  *     vm/open/<blob>/<nr>         (a mark)                      from assigning until published
+ *     vm/complete/<blob>/<nr>     how it ended                  from completing until published
+ *     vm/published/<blob>/<nr>    the signed header             written once
  *     vm/request/<id>             what the request was given    written once
  *     vm/name/<name>              blob and version that shows   written once, and again when that version was aborted
  *
- * Versions are published in order, so those that are open are the last ones: which is published follows from the keys alone.
+ * The publication record of a complete version follows, byte for byte, from what was assigned, how it ended, the exceptions and the
+ * headers of those before it. Versions are published in order, so those that are open are the last ones: which is published follows from the keys alone.
  * Not for rules: `blob-history.ts` and `version-manager.ts` have those.
  */
 import assert from 'node:assert/strict'
 import { decodeCbor, encodeCbor } from '../protocols/codec.ts'
-import { array, type Decoder, oneOf, record, string, tuple, uint } from '../protocols/decode.ts'
+import { array, bytes, type Decoder, nullable, oneOf, record, string, tuple, uint } from '../protocols/decode.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { KeyValueStore } from '../protocols/seams.ts'
+import { PUBLIC_KEY_BYTES } from '../protocols/signatures.ts'
+import { MESSAGE_CHARACTERS_MAX } from '../protocols/version-protocol.ts'
 import type { Exception } from './attempts.ts'
 import type { BlobId, Extent, VersionId } from './blobs.ts'
 import { EXTENTS_MAX } from './extents.ts'
-import { decodeExceptions, decodePublication, encodeExceptions, encodePublication, type PublicationRecord } from './node-codec.ts'
+import { decodeExceptions, decodeHeader, encodeExceptions, type Header } from './publication-codec.ts'
 import type { Geometry } from './tree-names.ts'
 
 export type Operation = Parameters<KeyValueStore['write']>[0][number]
@@ -31,11 +35,23 @@ export type Operation = Parameters<KeyValueStore['write']>[0][number]
 export interface Assigned {
   readonly requestId: string
   readonly writer: string // peer id
+  /** Raw ed25519, of whoever may write its nodes. */
+  readonly writerKey: Uint8Array
   /** The latest published version at that time. */
   readonly base: number
   readonly extents: readonly Extent[]
   readonly sizeBefore: number
   readonly sizeAfter: number
+}
+
+/** How a version ended: what its publication record says beside what was assigned. */
+export interface Completion {
+  readonly timeMs: number
+  readonly message: string
+  readonly bytesChanged: number
+  readonly attempt: number
+  readonly root: VersionId | null
+  readonly parent: VersionId | null
 }
 
 export interface RequestEntry extends VersionId {
@@ -57,8 +73,8 @@ export interface StoredHistory {
   readonly inherited: readonly Exception[]
   /** Of all versions, ascending. */
   readonly aborted: readonly Aborted[]
-  readonly published: PublicationRecord | undefined // before version 0 is replicated
-  readonly open: ReadonlyArray<{ readonly version: number, readonly assigned: Assigned, readonly complete: PublicationRecord | undefined }>
+  readonly published: Header | undefined // before version 0 is replicated
+  readonly open: ReadonlyArray<{ readonly version: number, readonly assigned: Assigned, readonly complete: Completion | undefined }>
 }
 
 /** Decimal digits of a version number in a key, so that keys are in the order of numbers. */
@@ -69,9 +85,13 @@ const AFTER_SLASH = '0'
 const MARK = Uint8Array.of(1)
 
 const decodeGeometry = record({ chunkSize: uint(), fanOut: uint() })
-const decodeAssigned = tuple(string(64), string(128), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX))
+const decodeAssigned = tuple(string(64), string(128), bytes(PUBLIC_KEY_BYTES), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX))
 const decodeAborted = tuple(uint(), uint())
 const decodeVersionId = record({ blob: string(16), version: uint() })
+const decodeCompletion = record({
+  timeMs: uint(), message: string(MESSAGE_CHARACTERS_MAX), bytesChanged: uint(), attempt: uint(),
+  root: nullable(decodeVersionId), parent: nullable(decodeVersionId)
+})
 const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign') })
 
 export class VersionStore {
@@ -92,7 +112,7 @@ export class VersionStore {
     const open = this.#versions('open', blob, 0, Infinity).map(({ version }) => {
       const assigned = this.assigned(blob, version)
       if (assigned === undefined) throw new P2pvmError('ERR_CORRUPT', `version ${version} of ${blob} is open and was never assigned`, { blob, version })
-      return { version, assigned, complete: this.publication({ blob, version }) }
+      return { version, assigned, complete: this.#read(versionKey('complete', blob, version), decodeCompletion) }
     })
     const aborted = this.#versions('aborted', blob, 0, Infinity).map(({ version, value }) => {
       const [attempt, sizeBefore] = stored(() => decodeAborted(decodeCbor(value), 'aborted'))
@@ -100,26 +120,25 @@ export class VersionStore {
     })
     const inherited = this.#read(`vm/inherited/${blob}`, decodeExceptions) ?? []
     const last = open[0] === undefined ? this.#lastAssigned(blob) : open[0].version - 1
-    return { geometry, inherited, aborted, published: last < 0 ? undefined : this.publication({ blob, version: last }), open }
+    return { geometry, inherited, aborted, published: last < 0 ? undefined : this.published({ blob, version: last }), open }
   }
 
   assigned (blob: BlobId, version: number): Assigned | undefined {
     const entry = this.#read(versionKey('assigned', blob, version), decodeAssigned)
     if (entry === undefined) return undefined
-    const [requestId, writer, base, sizeBefore, sizeAfter, numbers] = entry
+    const [requestId, writer, writerKey, base, sizeBefore, sizeAfter, numbers] = entry
     const extents = Array.from({ length: numbers.length / 2 }, (_, at) => ({ offset: numbers[2 * at]!, size: numbers[2 * at + 1]! }))
-    return { requestId, writer, base, sizeBefore, sizeAfter, extents }
+    return { requestId, writer, writerKey, base, sizeBefore, sizeAfter, extents }
   }
 
-  /** Of a version that is complete, published or not; without its exceptions. */
-  publication (id: VersionId): PublicationRecord | undefined {
-    const value = this.#store.get(versionKey('complete', id.blob, id.version))
-    return value === undefined ? undefined : stored(() => decodePublication(value, id))
+  published (id: VersionId): Header | undefined {
+    const signed = this.#store.get(versionKey('published', id.blob, id.version))
+    return signed === undefined ? undefined : stored(() => decodeHeader(signed))
   }
 
-  /** Complete versions from `from` on, at most `limit`; without their exceptions. */
-  publications (blob: BlobId, from: number, limit: number): PublicationRecord[] {
-    return this.#versions('complete', blob, from, limit).map(({ version, value }) => stored(() => decodePublication(value, { blob, version })))
+  /** Signed headers of published versions from `from` on, at most `limit`. */
+  publishedFrom (blob: BlobId, from: number, limit: number): Uint8Array[] {
+    return this.#versions('published', blob, from, limit).map(({ value }) => value)
   }
 
   request (requestId: string): RequestEntry | undefined {
@@ -173,10 +192,10 @@ export function putBlob (blob: BlobId, { chunkSize, fanOut }: Geometry): Operati
 }
 
 /** Assigned and not published yet. */
-export function putAssigned ({ blob, version }: VersionId, { requestId, writer, base, sizeBefore, sizeAfter, extents }: Assigned): Operation[] {
+export function putAssigned ({ blob, version }: VersionId, { requestId, writer, writerKey, base, sizeBefore, sizeAfter, extents }: Assigned): Operation[] {
   const numbers = extents.flatMap(({ offset, size }) => [offset, size])
   return [
-    { key: versionKey('assigned', blob, version), value: encodeCbor([requestId, writer, base, sizeBefore, sizeAfter, numbers]) },
+    { key: versionKey('assigned', blob, version), value: encodeCbor([requestId, writer, writerKey, base, sizeBefore, sizeAfter, numbers]) },
     { key: versionKey('open', blob, version), value: MARK }
   ]
 }
@@ -189,13 +208,16 @@ export function putInherited (blob: BlobId, exceptions: readonly Exception[]): O
   return { key: `vm/inherited/${blob}`, value: encodeCbor(encodeExceptions(exceptions)) }
 }
 
-/** Of a publication record without exceptions. */
-export function putComplete (publication: PublicationRecord): Operation {
-  return { key: versionKey('complete', publication.version.blob, publication.version.version), value: encodePublication(publication) }
+export function putComplete ({ blob, version }: VersionId, completion: Completion): Operation {
+  return { key: versionKey('complete', blob, version), value: encodeCbor(completion) }
 }
 
-export function putPublished ({ blob, version }: VersionId): Operation {
-  return { key: versionKey('open', blob, version), value: null }
+export function putPublished ({ version: { blob, version }, signed }: Header): Operation[] {
+  return [
+    { key: versionKey('published', blob, version), value: signed },
+    { key: versionKey('open', blob, version), value: null },
+    { key: versionKey('complete', blob, version), value: null }
+  ]
 }
 
 export function putRequest (requestId: string, { blob, version, op }: RequestEntry): Operation {

@@ -4,11 +4,14 @@ import { describe, expect, test } from 'vitest'
 import { decodeCbor } from '../../src/protocols/codec.ts'
 import { P2pvmError } from '../../src/protocols/errors.ts'
 import { decodeVersionAnswer, decodeVersionRequest, serveVersions, VERSION_PROTOCOL, type VersionOperation } from '../../src/protocols/version-protocol.ts'
-import { decodeNode, decodePublication, encodeNode, encodePublication } from '../../src/versioning/node-codec.ts'
+import { Certificates } from '../../src/versioning/certificates.ts'
+import { decodeNode, encodeNode } from '../../src/versioning/node-codec.ts'
+import { decodeHeader, decodePublication, sealPublication } from '../../src/versioning/publication-codec.ts'
 import { nodeClock } from '../../src/node/world.ts'
 import { MemoryFabric } from '../harness/memory-fabric.ts'
 import { MemoryNetwork } from '../harness/memory-transport.ts'
-import { anyInner, anyLeaf, anyPublication } from '../harness/versioning-arbitraries.ts'
+import { fabricSigner } from '../harness/signers.ts'
+import { anyInner, anyLeaf, anyPublication, credentialsFor, linksOf } from '../harness/versioning-arbitraries.ts'
 
 const RUNS = { numRuns: 3000 }
 
@@ -35,11 +38,13 @@ function onlyProtocolErrors (decode: () => unknown): void {
 
 const blob = 'abcdefghijklmn23'
 const requestId = 'a-request-id'
+const certificates = new Certificates(fabricSigner.publicKey)
+const blobOf = (signed: Uint8Array): string => decodeHeader(signed).version.blob
 const requests = [
   { op: 'create', requestId, of: { kind: 'new', chunkSize: 4096, fanOut: 64 }, name: 'image' },
   { op: 'create', requestId, of: { kind: 'clone', source: { blob, version: 3 } } },
-  { op: 'assign', requestId, target: { kind: 'blob', blob, expectedBase: 4 }, change: { kind: 'write', extents: [0, 10, 20, 5], size: 25 } },
-  { op: 'assign', requestId, target: { kind: 'clone', source: { blob, version: 3 }, name: 'x' }, change: { kind: 'append', size: 5 } },
+  { op: 'assign', requestId, target: { kind: 'blob', blob, expectedBase: 4 }, change: { kind: 'write', extents: [0, 10, 20, 5], size: 25 }, writerKey: new Uint8Array(32) },
+  { op: 'assign', requestId, target: { kind: 'clone', source: { blob, version: 3 }, name: 'x' }, change: { kind: 'append', size: 5 }, writerKey: new Uint8Array(32) },
   { op: 'complete', requestId, blob, version: 1, message: 'm', bytesChanged: 5 },
   { op: 'renew', requestId, blob, version: 1 },
   { op: 'wait', blob, version: 1, waitMs: 10 },
@@ -65,27 +70,31 @@ describe('decoders', () => {
 
   test('tree nodes', () => {
     fc.assert(fc.property(fc.tuple(fc.oneof(anyLeaf, anyInner), fc.constantFrom(1, 2)).chain(([node, attempt]) =>
-      changed(encodeNode(node, attempt)).map((bytes) => ({ node, attempt, bytes }))), ({ node, attempt, bytes }) => {
+      changed(encodeNode(node, credentialsFor(node, attempt))).map((bytes) => ({ node, attempt, bytes }))), ({ node, attempt, bytes }) => {
       onlyProtocolErrors(() => {
-        const decoded = decodeNode(bytes, node, attempt)
-        // What is accepted says the same again.
-        expect(decodeNode(encodeNode(decoded, attempt), node, attempt)).toEqual(decoded)
+        // What is accepted is what was signed.
+        expect(decodeNode(bytes, node, attempt, certificates)).toEqual(node)
       })
     }), RUNS)
   })
 
   test('publication records', () => {
-    fc.assert(fc.property(anyPublication.chain((one) => changed(encodePublication(one)).map((bytes) => ({ one, bytes }))), ({ one, bytes }) => {
-      onlyProtocolErrors(() => decodePublication(bytes, one.version))
+    fc.assert(fc.property(anyPublication.chain((one) => {
+      const { header: { signed }, value } = sealPublication(one, linksOf(one), fabricSigner)
+      return fc.record({ one: fc.constant(one), bytes: changed(value), header: changed(signed) })
+    }), ({ one, bytes, header }) => {
+      onlyProtocolErrors(() => decodePublication(bytes, one.version, fabricSigner.publicKey))
+      onlyProtocolErrors(() => decodeHeader(header))
     }), RUNS)
   })
 
   test('anything at all', () => {
     fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
       onlyProtocolErrors(() => decodeVersionRequest(decodeCbor(bytes)))
-      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 0, index: 0 }, 1))
-      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 1, index: 0 }, 2))
-      onlyProtocolErrors(() => decodePublication(bytes, { blob, version: 1 }))
+      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 0, index: 0 }, 1, certificates))
+      onlyProtocolErrors(() => decodeNode(bytes, { blob, version: 1, level: 1, index: 0 }, 2, certificates))
+      onlyProtocolErrors(() => decodePublication(bytes, { blob, version: 1 }, fabricSigner.publicKey))
+      onlyProtocolErrors(() => decodeHeader(bytes))
     }), RUNS)
   })
 })
@@ -94,13 +103,13 @@ test('whatever a version manager is asked, it answers the next one', async () =>
   const network = new MemoryNetwork(nodeClock)
   const [manager, client] = [network.join('manager'), network.join('client')]
   const fabric = new MemoryFabric()
-  serveVersions(manager, fabric.manager)
+  serveVersions(manager, fabric.manager.service)
   const ask = async (body: unknown): Promise<unknown> => (await client.request('manager', VERSION_PROTOCOL, { body }, { deadlineMs: 1000 })).body
   const { version } = decodeVersionAnswer('create', await ask(requests[0]))
   await fc.assert(fc.asyncProperty(nearlyRequests, async (body) => {
     await ask(body).catch((error: unknown) => {
       expect(['ERR_PROTOCOL', 'ERR_USAGE', 'ERR_NOT_FOUND', 'ERR_CONFLICT', 'ERR_NOT_ALLOWED']).toContain((error as P2pvmError).code)
     })
-    expect(decodeVersionAnswer('recent', await ask({ op: 'recent', blob: version.blob })).version.blob).toBe(version.blob)
+    expect(blobOf(decodeVersionAnswer('recent', await ask({ op: 'recent', blob: blobOf(version) })).version)).toBe(blobOf(version))
   }), { numRuns: 300 })
 })

@@ -5,7 +5,9 @@ import type { Clock, Log, Random } from '../../src/protocols/seams.ts'
 import { BlobClient } from '../../src/versioning/blob-client.ts'
 import { VersionClient } from '../../src/versioning/version-client.ts'
 import { VersionManager } from '../../src/versioning/version-manager.ts'
+import { AskedManager } from './asked-manager.ts'
 import { MemoryChunks, MemoryKeyValueStore, MemoryRecords } from './memory-stores.ts'
+import { fabricSigner, namedSigner } from './signers.ts'
 
 const silentLog: Log = { debug () {}, info () {}, warn () {}, error () {} }
 
@@ -32,7 +34,8 @@ export class MemoryFabric {
   readonly clock: Clock
   readonly random: Random
   store = new MemoryKeyValueStore()
-  manager: VersionManager
+  manager: AskedManager
+  readonly fabricKey = fabricSigner.publicKey
 
   constructor ({ seed = 1, clock = nodeClock }: { seed?: number, clock?: Clock } = {}) {
     this.clock = clock
@@ -41,7 +44,7 @@ export class MemoryFabric {
   }
 
   /** A new manager over what the old one had on disk. */
-  restart (): VersionManager {
+  restart (): AskedManager {
     void this.manager.stop()
     this.store = this.store.crash()
     this.manager = this.#start()
@@ -58,13 +61,13 @@ export class MemoryFabric {
       clock,
       random,
       locate: async () => peer,
-      get local () { return fabric.store.dead ? undefined : fabric.manager }
+      get local () { return fabric.store.dead ? undefined : fabric.manager.service }
     }, { deadlineMs })
-    return new BlobClient({ chunks, records, versions, clock, random })
+    return new BlobClient({ chunks, records, versions, clock, random, signer: namedSigner(peer), fabricKey: this.fabricKey })
   }
 
-  #start (): VersionManager {
+  #start (): AskedManager {
     const { store, records, clock, random } = this
-    return new VersionManager({ store, records, clock, random, log: silentLog })
+    return new AskedManager(new VersionManager({ store, records, clock, random, log: silentLog, signer: fabricSigner }))
   }
 }

@@ -2,13 +2,13 @@
 import { expect } from 'vitest'
 import type { NamedRecord, Records } from '../../src/dht/records.ts'
 import { type ChunkId, chunkIdOf } from '../../src/protocols/cid.ts'
-import type { Assignment, VersionRequest } from '../../src/protocols/version-protocol.ts'
 import { Attempts } from '../../src/versioning/attempts.ts'
 import type { Version } from '../../src/versioning/blobs.ts'
 import { extentsOfChunks } from '../../src/versioning/extents.ts'
 import { NodeStore } from '../../src/versioning/node-store.ts'
 import { writeTree } from '../../src/versioning/tree-writer.ts'
 import { FakeClock } from './fake-clock.ts'
+import type { AskedManager, AssignRequest } from './asked-manager.ts'
 import { MemoryFabric } from './memory-fabric.ts'
 
 export const CHUNK = 4096
@@ -48,7 +48,7 @@ export class MortalWriters {
     return this
   }
 
-  request (chunks: readonly number[], { requestId = `request-${this.#count++}`, sizeChunks = Math.max(-1, ...chunks) + 1 } = {}): VersionRequest<'assign'> {
+  request (chunks: readonly number[], { requestId = `request-${this.#count++}`, sizeChunks = Math.max(-1, ...chunks) + 1 } = {}): AssignRequest {
     return {
       op: 'assign', requestId, target: { kind: 'blob', blob: this.blob },
       change: { kind: 'write', extents: extentsOfChunks(chunks, CHUNK), size: sizeChunks * CHUNK }
@@ -68,12 +68,12 @@ export class MortalWriters {
     return async () => await this.complete(assignment.version, requestId)
   }
 
-  async #tree (assignment: Assignment, requestId: string, fate: Fate, chunks: readonly number[]): Promise<void> {
+  async #tree ({ credentials, ...assignment }: Awaited<ReturnType<AskedManager['assign']>>, requestId: string, fate: Fate, chunks: readonly number[]): Promise<void> {
     if (fate === 'dies at once') return
     const { records } = this.fabric
-    const nodes = new NodeStore({ records: fate === 'dies after some nodes' ? halfOf(records) : records })
+    const nodes = new NodeStore({ records: fate === 'dies after some nodes' ? halfOf(records) : records, fabricKey: this.fabric.fabricKey })
     const source = await this.#sourceFor(assignment.base, nodes)
-    const written = writeTree({ assignment, chunks: new Map(chunks.map((chunk) => [chunk, idOf(requestId, chunk)])), attempt: 1 }, source)
+    const written = writeTree({ assignment, chunks: new Map(chunks.map((chunk) => [chunk, idOf(requestId, chunk)])), credentials }, source)
     if (fate === 'dies after some nodes') await expect(written).rejects.toThrow('died')
     else await written
   }

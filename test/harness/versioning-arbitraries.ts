@@ -1,6 +1,10 @@
 /** Well-formed tree nodes, publication records and protocol messages for fast-check. */
 import fc from 'fast-check'
-import type { LeafNode, InnerNode, PublicationRecord } from '../../src/versioning/node-codec.ts'
+import { type Certificate, certify, type Credentials } from '../../src/versioning/certificates.ts'
+import type { LeafNode, InnerNode } from '../../src/versioning/node-codec.ts'
+import type { Links, Publication } from '../../src/versioning/publication-codec.ts'
+import { skipOf } from '../../src/versioning/skip-chain.ts'
+import { fabricSigner, namedSigner } from './signers.ts'
 
 const blob = fc.stringMatching(/^[a-z2-7]{16}$/)
 const version = fc.integer({ min: 1, max: 2 ** 40 })
@@ -23,7 +27,17 @@ export const anyInner: fc.Arbitrary<InnerNode> = fc.record({ blob, version, inde
 
 const versionId = fc.record({ blob, version })
 
-export const anyPublication: fc.Arbitrary<PublicationRecord> = fc.record({
+/** Of the writer of this version. */
+export function credentialsFor ({ blob, version }: Pick<Certificate, 'blob' | 'version'>, attempt: number, signer = namedSigner('writer')): Credentials {
+  return { certificate: certify({ blob, version, attempt, writerKey: signer.publicKey }, fabricSigner), signer }
+}
+
+/** Those that the record must have. */
+export function linksOf ({ version: { version, parent } }: Publication): Links {
+  return { previous: parent === null ? null : '11'.repeat(32), skip: skipOf(version) === undefined ? null : '22'.repeat(32) }
+}
+
+export const anyPublication: fc.Arbitrary<Publication> = fc.record({
   version: fc.record({
     blob,
     version,

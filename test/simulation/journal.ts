@@ -4,8 +4,9 @@
  */
 import { deepStrictEqual } from 'node:assert/strict'
 import type { Version, VersionId } from '../../src/versioning/blobs.ts'
-import { decodePublication } from '../../src/versioning/node-codec.ts'
+import { decodePublication } from '../../src/versioning/publication-codec.ts'
 import { namesWrittenBy, nodeName, versionName } from '../../src/versioning/tree-names.ts'
+import { fabricSigner } from '../harness/signers.ts'
 import type { Part } from './reference-model.ts'
 import type { SimulatedPeer } from './simulated-peer.ts'
 
@@ -74,7 +75,7 @@ export class Journal {
 
   /** Its publication record and every tree node that it names are on W disks. */
   #checkComplete (id: VersionId): void {
-    const { version, extents, sizeBefore } = decodePublication(this.#onDisks(versionName(id.blob, id.version)), id)
+    const { header: { version, sizeBefore }, extents } = decodePublication(this.#onDisks(versionName(id.blob, id.version)), id, fabricSigner.publicKey)
     if (id.version === 0) return
     for (const place of namesWrittenBy({ extents, sizeBefore, sizeAfter: version.size }, version).names()) this.#onDisks(nodeName({ ...id, ...place }, version.attempt))
   }

@@ -18,6 +18,7 @@ import type { PeerId } from '../../src/protocols/transport.ts'
 import { BlobClient } from '../../src/versioning/blob-client.ts'
 import { VersionClient } from '../../src/versioning/version-client.ts'
 import { VersionManager } from '../../src/versioning/version-manager.ts'
+import { fabricSigner, namedSigner } from '../harness/signers.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import { SimulatedDisk, SimulatedKeyValueStore } from './simulated-disk.ts'
 import type { SimulatedNetwork } from './simulated-network.ts'
@@ -153,12 +154,12 @@ export class SimulatedPeer {
     const records = new ReplicatedRecords({ ...components, store: recordStore }, this.#plan.replication)
     const chunks = new PatientChunks({ chunks: new ReplicatedChunks({ ...components, store: chunkStore }, this.#plan.replication), ...world })
     const versionManager = this.#plan.storagePeers[0]!
-    const local = media && this.id === versionManager ? new VersionManager({ store: media.versions, records, ...world }) : undefined
+    const local = media && this.id === versionManager ? new VersionManager({ store: media.versions, records, signer: fabricSigner, ...world }) : undefined
     if (local !== undefined) serveVersions(transport, local)
     const versions = new VersionClient({ transport, ...world, local, locate: async () => versionManager })
     this.#network.listen(process, transport)
     void local?.recover()
-    return { process, blobs: new BlobClient({ chunks, records, versions, ...world }), chunks }
+    return { process, blobs: new BlobClient({ chunks, records, versions, signer: namedSigner(this.id), fabricKey: fabricSigner.publicKey, ...world }), chunks }
   }
 
   /** Disk and stores, empty at first, later as the last power cut left them. */

@@ -1,5 +1,5 @@
 /**
- * One writer: random operations, one after the other, from random peers. It keeps on until an operation is acknowledged or refused,
+ * One writer: random operations, one after the other, each from a random peer, whose key its version is assigned to. It keeps on until an operation is acknowledged or refused,
  * also when its peer dies under it: what it was about to do, and the request id, it knows again. Some operations it dies of.
  */
 import { untilAborted } from '../../src/protocols/abort.ts'
@@ -187,8 +187,8 @@ export class Writer {
   async #untilDone<T> (what: string, attempt: Attempt<T>, { mayDie = true } = {}): Promise<T | undefined> {
     const { peers, random, surroundings: { timeline, trace }, name } = this.#init
     const endMs = mayDie && random.unit() < DYING_SHARE ? timeline.elapsedMs + random.unit() * DIES_MS_MAX : Infinity
+    const peer = random.pick(peers)
     for (let first = true; ; first = false) {
-      const peer = random.pick(peers)
       const running = await peer.whenUp()
       trace.add(name, first ? 'begins' : 'repeats', what, 'at', peer.id)
       const patienceMs = Math.min(random.unit() < 0.2 ? 20 + random.unit() * 2_000 : PATIENCE_MS, endMs - timeline.elapsedMs)

@@ -123,14 +123,14 @@ describe('a client', () => {
     const run = await new MortalWriters().begin()
     const client = run.fabric.client()
     await client.write(run.blob, [{ offset: 0, bytes: new Uint8Array(CHUNK).fill(1) }])
-    const { renew } = run.fabric.manager
-    run.fabric.manager.renew = async () => await new Promise<never>(() => {}) // cut off
+    const { renew } = run.fabric.manager.service
+    run.fabric.manager.service.renew = async () => await new Promise<never>(() => {}) // cut off
     const stuck = Promise.withResolvers<void>()
     run.fabric.records.beforePut = async (batch) => { if (batch[0]!.name.startsWith(`node/${run.blob}/2/`)) await stuck.promise }
     const written = client.write(run.blob, [{ offset: 0, bytes: new Uint8Array(CHUNK).fill(2) }], { requestId: 'stuck-one' })
     const told = expect(written).rejects.toMatchObject({ code: 'ERR_CONFLICT', message: expect.stringContaining('as a new request') })
     await run.clock.advance(LEASE_MS + 100)
-    run.fabric.manager.renew = renew
+    run.fabric.manager.service.renew = renew
     await run.clock.advance(10_000)
     stuck.resolve()
     await run.clock.advance(10_000)

@@ -5,13 +5,13 @@
  */
 import { describe, expect, test } from 'vitest'
 import { type ChunkId, chunkIdOf } from '../../../src/protocols/cid.ts'
-import type { Assignment } from '../../../src/protocols/version-protocol.ts'
 import type { Version } from '../../../src/versioning/blobs.ts'
 import { Attempts } from '../../../src/versioning/attempts.ts'
 import { extentsOfChunks } from '../../../src/versioning/extents.ts'
 import { NodeStore } from '../../../src/versioning/node-store.ts'
 import { readChunkIds } from '../../../src/versioning/tree-reader.ts'
 import { writeTree } from '../../../src/versioning/tree-writer.ts'
+import type { AskedManager } from '../../harness/asked-manager.ts'
 import { MemoryFabric } from '../../harness/memory-fabric.ts'
 
 const CHUNK = 4096
@@ -73,7 +73,7 @@ const idOf = (writer: string, chunk: number): ChunkId => chunkIdOf(Buffer.from(`
 class Run {
   readonly #fabric = new MemoryFabric()
   readonly #context = { peer: 'writer', signal: new AbortController().signal }
-  readonly #assignments = new Map<string, Assignment>()
+  readonly #assignments = new Map<string, Awaited<ReturnType<AskedManager['assign']>>>()
   /** What each version must read as, by version. */
   readonly #expected: Array<Array<ChunkId | null>> = [[]]
   readonly #complete = new Set<number>([0])
@@ -91,7 +91,7 @@ class Run {
     if (step === 'tree') {
       // Every writer with caches of its own.
       const chunks = new Map(write.chunks.map((chunk) => [chunk, idOf(name, chunk)]))
-      await writeTree({ assignment, chunks, attempt: 1 }, { nodes: new NodeStore(this.#fabric), attempts: Attempts.first })
+      await writeTree({ assignment, chunks, credentials: assignment.credentials }, { nodes: new NodeStore(this.#fabric), attempts: Attempts.first })
     }
     if (step === 'complete') {
       const { blob, version } = assignment

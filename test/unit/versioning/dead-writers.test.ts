@@ -4,8 +4,9 @@
  */
 import { describe, expect, test } from 'vitest'
 import { type ChunkId, chunkIdOf } from '../../../src/protocols/cid.ts'
-import { LEASE_MS, type VersionRequest } from '../../../src/protocols/version-protocol.ts'
+import { LEASE_MS } from '../../../src/protocols/version-protocol.ts'
 import { EXCEPTIONS_MAX } from '../../../src/versioning/attempts.ts'
+import type { AssignRequest } from '../../harness/asked-manager.ts'
 import { settle } from '../../harness/fake-clock.ts'
 import { CHUNK, context, type Fate, MortalWriters } from '../../harness/mortal-writers.ts'
 
@@ -161,7 +162,7 @@ describe('a fenced writer', () => {
   test('gives its name back, and it never shows', async () => {
     const run = await new MortalWriters().begin()
     const { manager } = run.fabric
-    const importing = (requestId: string): VersionRequest<'assign'> => ({
+    const importing = (requestId: string): AssignRequest => ({
       op: 'assign', requestId, target: { kind: 'new', chunkSize: CHUNK, fanOut: 64, name: 'image' }, change: { kind: 'write', extents: [], size: 5 }
     })
     await manager.assign(importing('import-1'), context)

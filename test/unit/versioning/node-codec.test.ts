@@ -1,39 +1,48 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { decodeCbor, encodeCbor } from '../../../src/protocols/codec.ts'
-import { RECORD_BYTES_MAX, RECORD_NAME_BYTES_MAX } from '../../../src/dht/records.ts'
-import { EXCEPTIONS_MAX } from '../../../src/versioning/attempts.ts'
+import { encodeCbor } from '../../../src/protocols/codec.ts'
+import { RECORD_NAME_BYTES_MAX } from '../../../src/dht/records.ts'
+import { seal } from '../../../src/protocols/signatures.ts'
 import { bytesOfBlobId } from '../../../src/versioning/blob-id.ts'
-import { decodeNode, decodePublication, encodeNode, encodePublication } from '../../../src/versioning/node-codec.ts'
+import { Certificates, certify } from '../../../src/versioning/certificates.ts'
+import { decodeNode, encodeNode } from '../../../src/versioning/node-codec.ts'
 import { nodeName } from '../../../src/versioning/tree-names.ts'
-import { anyInner, anyLeaf, anyPublication } from '../../harness/versioning-arbitraries.ts'
+import { fabricSigner, namedSigner } from '../../harness/signers.ts'
+import { anyInner, anyLeaf, credentialsFor } from '../../harness/versioning-arbitraries.ts'
 
 const blob = 'abcdefghijklmn23'
 const other = 'zzzzzzzzzzzzzzzz'
 const bytes = bytesOfBlobId(blob)
 const digest = new Uint8Array(32).fill(7)
+const certificates = new Certificates(fabricSigner.publicKey)
+const refused = expect.objectContaining({ code: 'ERR_PROTOCOL' }) as unknown
+
+/** Signature, writer's key, certificate. */
+const SIGNED_BYTES = 64 + 34 + 66
 
 describe('tree nodes', () => {
   test('come back as they were, the same bytes each time', () => {
     fc.assert(fc.property(fc.oneof(anyLeaf, anyInner), fc.integer({ min: 1, max: 9 }), (node, attempt) => {
-      const encoded = encodeNode(node, attempt)
-      expect(decodeNode(encoded, node, attempt)).toEqual(node)
-      expect(encodeNode(decodeNode(encoded, node, attempt), attempt)).toEqual(encoded)
+      const credentials = credentialsFor(node, attempt)
+      const encoded = encodeNode(node, credentials)
+      expect(decodeNode(encoded, node, attempt, certificates)).toEqual(node)
+      expect(encodeNode(decodeNode(encoded, node, attempt, certificates), credentials)).toEqual(encoded)
       expect(nodeName(node, attempt).length).toBeLessThanOrEqual(RECORD_NAME_BYTES_MAX)
     }))
   })
 
   test('are compact', () => {
     const place = { blob, version: 1000, level: 0, index: 500 }
-    expect(encodeNode({ ...place, kind: 'leaf', slots: new Array(64).fill(digest) }, 1).length).toBeLessThan(64 * 34 + 30)
-    expect(encodeNode({ ...place, level: 1, kind: 'inner', children: new Array(64).fill({ blob, version: 1000 }) }, 1).length).toBeLessThan(64 * 3 + 30)
-    expect(encodeNode({ ...place, kind: 'leaf', slots: new Array(64).fill(null) }, 1).length).toBeLessThan(30)
+    const lengthOf = (node: Parameters<typeof encodeNode>[0]): number => encodeNode(node, credentialsFor(place, 1)).length - SIGNED_BYTES
+    expect(lengthOf({ ...place, kind: 'leaf', slots: new Array(64).fill(digest) })).toBeLessThan(64 * 34 + 30)
+    expect(lengthOf({ ...place, level: 1, kind: 'inner', children: new Array(64).fill({ blob, version: 1000 }) })).toBeLessThan(64 * 3 + 30)
+    expect(lengthOf({ ...place, kind: 'leaf', slots: new Array(64).fill(null) })).toBeLessThan(30)
   })
 
   test('of another name are refused', () => {
     const node = { blob, version: 5, level: 1, index: 3, kind: 'inner' as const, children: [{ blob, version: 5 }] }
     for (const wrong of [{ blob: other }, { version: 6 }, { index: 4 }, { level: 2 }, { level: 0 }]) {
-      expect(() => decodeNode(encodeNode(node, 1), { ...node, ...wrong }, 1)).toThrow(expect.objectContaining({ code: 'ERR_PROTOCOL' }))
+      expect(() => decodeNode(encodeNode(node, credentialsFor(node, 1)), { ...node, ...wrong }, 1, certificates)).toThrow(refused)
     }
   })
 
@@ -41,7 +50,7 @@ describe('tree nodes', () => {
     const node = { blob, version: 5, level: 1, index: 3, kind: 'inner' as const, children: [{ blob, version: 5 }] }
     expect([1, 2].map((attempt) => nodeName(node, attempt))).toEqual([`node/${blob}/5/1/3`, `node/${blob}/5.2/1/3`])
     for (const [written, wanted] of [[1, 2], [2, 1], [2, 3]] as const) {
-      expect(() => decodeNode(encodeNode(node, written), node, wanted)).toThrow(expect.objectContaining({ code: 'ERR_PROTOCOL' }))
+      expect(() => decodeNode(encodeNode(node, credentialsFor(node, written)), node, wanted, certificates)).toThrow(refused)
     }
   })
 
@@ -58,48 +67,30 @@ describe('tree nodes', () => {
     ['a fraction', 1, [1.5]],
     ['a negative number', 1, [-1]]
   ])('%s is refused', (_, level, entries) => {
-    expect(() => decodeNode(encodeCbor([1, bytes, 5, level, 0, entries]), { blob, version: 5, level, index: 0 }, 1))
-      .toThrow(expect.objectContaining({ code: 'ERR_PROTOCOL' }))
-  })
-})
-
-describe('publication records', () => {
-  test('come back as they were', () => {
-    fc.assert(fc.property(anyPublication, (publication) => {
-      expect(decodePublication(encodePublication(publication), publication.version)).toEqual(publication)
-    }))
+    const { certificate: { writerKey, signature }, signer } = credentialsFor({ blob, version: 5 }, 1)
+    const sealed = seal(signer, 'p2pvm node', encodeCbor([1, bytes, 5, 1, level, 0, entries, writerKey, signature]))
+    expect(() => decodeNode(sealed, { blob, version: 5, level, index: 0 }, 1, certificates)).toThrow(refused)
   })
 
-  test('with the most extents, the most exceptions and the longest message fit a record', () => {
-    const [one] = fc.sample(anyPublication, 1)
-    const extents = Array.from({ length: 4096 }, (_, at) => ({ offset: 2 ** 50 + at * 2 ** 34, size: 2 ** 33 }))
-    const exceptions = Array.from({ length: EXCEPTIONS_MAX }, (_, at) => ({ blob: at % 2 === 0 ? blob : other, version: 2 ** 50 + at, attempt: 2 }))
-    const version = { ...one!.version, message: '€'.repeat(1000), writer: '€'.repeat(128), attempt: 2, exceptions: exceptions.length }
-    const record = { version, extents, exceptions, sizeBefore: 0 }
-    expect(encodePublication(record).length).toBeLessThan(RECORD_BYTES_MAX)
-    expect(decodePublication(encodePublication(record), version)).toEqual(record)
-    const tooMany = Array.from({ length: EXCEPTIONS_MAX + 1 }, () => exceptions[0]!)
-    expect(() => encodePublication({ ...record, version: { ...version, exceptions: tooMany.length }, exceptions: tooMany })).toThrow()
+  const node = { blob, version: 5, level: 0, index: 3, kind: 'leaf' as const, slots: [digest] }
+  const certified = { blob, version: 5, attempt: 1, writerKey: namedSigner('writer').publicKey }
+
+  test.each([
+    ['that somebody else signed', { certificate: certify(certified, fabricSigner), signer: namedSigner('other') }],
+    ['certified with another key than the fabric\'s', { certificate: certify(certified, namedSigner('writer')), signer: namedSigner('writer') }],
+    ['with a certificate for somebody else', { certificate: { ...certify({ ...certified, writerKey: namedSigner('other').publicKey }, fabricSigner), writerKey: certified.writerKey }, signer: namedSigner('writer') }],
+    ['with a certificate for another version', { certificate: { ...certify({ ...certified, version: 4 }, fabricSigner), version: 5 }, signer: namedSigner('writer') }],
+    ['with a certificate for another blob', { certificate: { ...certify({ ...certified, blob: other }, fabricSigner), blob }, signer: namedSigner('writer') }],
+    ['with a certificate for another attempt', { certificate: { ...certify({ ...certified, attempt: 2 }, fabricSigner), attempt: 1 }, signer: namedSigner('writer') }],
+    ['of the version manager as if it were the writer', { certificate: { ...certified, signature: certify(certified, fabricSigner).signature }, signer: fabricSigner }]
+  ])('%s are refused', (_, credentials) => {
+    expect(() => decodeNode(encodeNode(node, credentials), node, 1, certificates)).toThrow(refused)
+    expect(decodeNode(encodeNode(node, credentialsFor(node, 1)), node, 1, certificates)).toEqual(node)
   })
 
-  test('without exceptions are what they were before there were any', () => {
-    const [one] = fc.sample(anyPublication, 1)
-    const version = { ...one!.version, attempt: 1, exceptions: 0 }
-    expect(decodeCbor(encodePublication({ ...one!, version, exceptions: [] }))).toMatchObject({ 0: 1, length: 14 })
-    expect(decodeCbor(encodePublication({ ...one!, version: { ...version, attempt: 2 }, exceptions: [] }))).toMatchObject({ 0: 2, length: 16 })
-  })
-
-  test('of another name, or with a geometry that cannot be, are refused', () => {
-    const [one] = fc.sample(anyPublication, 1)
-    const { version } = one!
-    const refused = (change: Partial<typeof version>, expected = version): void => {
-      expect(() => decodePublication(encodePublication({ ...one!, version: { ...version, ...change } }), expected)).toThrow(expect.objectContaining({ code: 'ERR_PROTOCOL' }))
-    }
-    refused({}, { ...version, version: version.version + 1 })
-    refused({}, { ...version, blob: other })
-    refused({ chunkSize: 5000 })
-    refused({ chunkSize: 2048 })
-    refused({ fanOut: 1 })
-    refused({ size: Number.MAX_SAFE_INTEGER })
+  test('are refused with any bit of them changed', () => {
+    const encoded = encodeNode(node, credentialsFor(node, 1))
+    expect(decodeNode(encoded, node, 1, certificates)).toEqual(node)
+    for (const [at, byte] of encoded.entries()) expect(() => decodeNode(encoded.with(at, byte ^ 1), node, 1, certificates)).toThrow(refused)
   })
 })

@@ -96,7 +96,7 @@ describe('a write from a stream', () => {
         yield { offset: at * MIB, bytes: new Uint8Array(MIB).fill(at + 1) }
       }
     }
-    const asked = vi.spyOn(fabric.manager, 'assign')
+    const asked = vi.spyOn(fabric.manager.service, 'assign')
     expect(await client.write(blob, parts())).toMatchObject({ size: 64 * MIB, bytesChanged: 64 * MIB, version: 1 })
     expect(asked).toHaveBeenCalledTimes(1)
     // 8 MiB on their way, one that waits for room, one that is asked for.
@@ -148,9 +148,9 @@ describe('an append from a stream', () => {
       const other = bytesFrom(2, moved)
       // Zeros in it, so that a hole moves too.
       const own = Buffer.concat([bytesFrom(3, 2 * CHUNK), new Uint8Array(2 * CHUNK), bytesFrom(4, 2 * CHUNK + 5)])
-      const original = fabric.manager[when].bind(fabric.manager) as (...given: unknown[]) => Promise<never>
+      const original = fabric.manager.service[when].bind(fabric.manager.service) as (...given: unknown[]) => Promise<never>
       let turn = 0
-      vi.spyOn(fabric.manager, when).mockImplementation(async (...given: unknown[]) => {
+      vi.spyOn(fabric.manager.service, when).mockImplementation(async (...given: unknown[]) => {
         turn += 1
         // The second look of this append, or its number; the other writer's own come after.
         if (turn === (when === 'recent' ? 2 : 1)) await fabric.client('other').append(blob, other)

@@ -2,12 +2,14 @@
 import { describe, expect, test } from 'vitest'
 import { encodeCbor } from '../../../src/protocols/codec.ts'
 import { BODY_BYTES_MAX } from '../../../src/protocols/frame.ts'
-import { serveVersions, VERSION_PROTOCOL, type VersionRequest } from '../../../src/protocols/version-protocol.ts'
+import { serveVersions, VERSION_PROTOCOL } from '../../../src/protocols/version-protocol.ts'
 import { BlobClient } from '../../../src/versioning/blob-client.ts'
 import { VersionClient } from '../../../src/versioning/version-client.ts'
 import { FakeClock, settle } from '../../harness/fake-clock.ts'
+import type { AssignRequest } from '../../harness/asked-manager.ts'
 import { MemoryFabric } from '../../harness/memory-fabric.ts'
 import { MemoryNetwork, type MemoryTransport } from '../../harness/memory-transport.ts'
+import { namedSigner } from '../../harness/signers.ts'
 
 const CHUNK = 4096
 
@@ -20,11 +22,11 @@ class Remote {
   readonly blobs: BlobClient
 
   constructor () {
-    serveVersions(this.network.join('manager'), this.fabric.manager)
+    serveVersions(this.network.join('manager'), this.fabric.manager.service)
     this.transport = this.network.join('client')
-    const { clock, fabric: { random, records, chunks }, transport } = this
+    const { clock, fabric, fabric: { random, records, chunks }, transport } = this
     this.versions = new VersionClient({ transport, clock, random, locate: async () => 'manager' })
-    this.blobs = new BlobClient({ chunks, records, versions: this.versions, clock, random })
+    this.blobs = new BlobClient({ chunks, records, versions: this.versions, clock, random, signer: namedSigner('client'), fabricKey: fabric.fabricKey })
   }
 
   kill (): void {
@@ -32,7 +34,7 @@ class Remote {
   }
 
   restart (): void {
-    serveVersions(this.network.join('manager'), this.fabric.restart())
+    serveVersions(this.network.join('manager'), this.fabric.restart().service)
   }
 
   get requests (): number {
@@ -73,11 +75,11 @@ test('the largest answer fits a message', async () => {
   const { version: { blob } } = await fabric.manager.create({ op: 'create', requestId: 'create-it', of: { kind: 'new', chunkSize: CHUNK, fanOut: 2 } }, context)
   const offset = 2 ** 50
   const extents = Array.from({ length: 32 }, (_, at) => ({ offset: offset + at * 2 ** 34, size: 2 ** 33 }))
-  const request = (number: number): VersionRequest<'assign'> => ({
+  const request = (number: number): AssignRequest => ({
     op: 'assign', requestId: `request-${number}`, target: { kind: 'blob', blob }, change: { kind: 'write', extents, size: 2 ** 52 }
   })
   for (let number = 0; number < 255; number++) await fabric.manager.assign(request(number), context)
-  const last = await fabric.manager.assign(request(255), context)
+  const last = await fabric.manager.service.assign({ ...request(255), writerKey: namedSigner('writer').publicKey }, context)
   expect(last.inFlight.length).toBe(255)
   const flat = { ...last, inFlight: last.inFlight.map((one) => ({ ...one, extents: one.extents.flatMap(({ offset, size }) => [offset, size]) })) }
   expect(encodeCbor(flat).length).toBeLessThan(BODY_BYTES_MAX - 4096)

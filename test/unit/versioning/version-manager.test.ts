@@ -2,8 +2,11 @@
 import { describe, expect, test } from 'vitest'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
 import type { VersionOperation, VersionRequest } from '../../../src/protocols/version-protocol.ts'
+import { Certificates } from '../../../src/versioning/certificates.ts'
 import { FakeClock, settle } from '../../harness/fake-clock.ts'
+import type { AssignRequest } from '../../harness/asked-manager.ts'
 import { MemoryFabric } from '../../harness/memory-fabric.ts'
+import { namedSigner } from '../../harness/signers.ts'
 import type { WriteFate } from '../../harness/memory-stores.ts'
 
 const CHUNK = 4096
@@ -11,7 +14,7 @@ const context = { peer: 'writer', signal: new AbortController().signal }
 
 const newBlob = (requestId: string, name?: string): VersionRequest<'create'> =>
   ({ op: 'create', requestId, of: { kind: 'new', chunkSize: CHUNK, fanOut: 4 }, ...name === undefined ? {} : { name } })
-const writeTo = (blob: string, requestId: string, chunk = 0, expectedBase?: number): VersionRequest<'assign'> => ({
+const writeTo = (blob: string, requestId: string, chunk = 0, expectedBase?: number): AssignRequest => ({
   op: 'assign',
   requestId,
   target: { kind: 'blob', blob, ...expectedBase === undefined ? {} : { expectedBase } },
@@ -71,7 +74,7 @@ describe('assigning', () => {
 
   test('a name is reserved from then on, and shows when the version is published', async () => {
     const { fabric: { manager } } = await withBlob()
-    const request: VersionRequest<'assign'> = {
+    const request: AssignRequest = {
       op: 'assign', requestId: 'import-1', target: { kind: 'new', chunkSize: CHUNK, fanOut: 64, name: 'image' }, change: { kind: 'write', extents: [], size: 5 }
     }
     const { blob, version } = await manager.assign(request, context)
@@ -258,7 +261,8 @@ describe('the disk', () => {
     }
     for (let number = 1000; number < 1500; number++) await publish(fabric, blob, number)
     const [first, last] = [sizes.slice(0, 3), sizes.slice(-3)].map((three) => three.reduce((sum, size) => sum + size, 0)) as [number, number]
-    expect(last).toBeLessThan(first + 40)
+    // The last one is linked to one more record, and has longer numbers.
+    expect(last).toBeLessThan(first + 75)
   })
 
   test('more blobs than are kept in memory', async () => {
@@ -274,9 +278,10 @@ describe('the disk', () => {
 /** What a client has learned so far, and needs for his next request. */
 interface Known { blob: string, clone: string }
 type Answer = Readonly<Record<string, unknown>>
+type AnyRequest = AssignRequest | VersionRequest<Exclude<VersionOperation, 'assign'>>
 
 /** A client's day. */
-const script: ReadonlyArray<(known: Known) => VersionRequest<VersionOperation>> = [
+const script: ReadonlyArray<(known: Known) => AnyRequest> = [
   () => newBlob('request-create', 'image'),
   ({ blob }) => writeTo(blob, 'request-write-1', 3),
   ({ blob }) => ({ ...writeTo(blob, 'request-append'), change: { kind: 'append', size: 5 } }),
@@ -292,11 +297,11 @@ const script: ReadonlyArray<(known: Known) => VersionRequest<VersionOperation>> 
   ({ blob }) => completeOf(blob, 3, 'request-expecting')
 ]
 
-async function answer (fabric: MemoryFabric, request: VersionRequest<VersionOperation>): Promise<Answer> {
+async function answer (fabric: MemoryFabric, request: AnyRequest): Promise<Answer> {
   return await (fabric.manager[request.op] as (request: unknown, of: typeof context) => Promise<Answer>)(request, context)
 }
 
-function learn (known: Known, request: VersionRequest<VersionOperation>, answer: Answer): void {
+function learn (known: Known, request: AnyRequest, answer: Answer): void {
   if (request.op === 'create') known.blob = (answer['version'] as { blob: string }).blob
   if (request.op === 'assign' && request.target.kind === 'clone') known.clone = answer['blob'] as string
 }
@@ -377,6 +382,18 @@ describe('crashes', () => {
     await expect(manager.assign(writeTo(blob, 'write-1', 4), context)).rejects.toMatchObject({ code: 'ERR_USAGE' })
     await expect(manager.create(newBlob('write-1'), context)).rejects.toMatchObject({ code: 'ERR_USAGE' })
     await expect(manager.assign(writeTo(blob, 'create-request'), context)).rejects.toMatchObject({ code: 'ERR_USAGE' })
+  })
+
+  test('a request belongs to one writer, also after a restart; his certificate is the same each time', async () => {
+    const { fabric, blob } = await withBlob()
+    const first = await fabric.manager.assign(writeTo(blob, 'write-1'), context)
+    for (let life = 0; life < 2; life++) {
+      const other = fabric.manager.assign(writeTo(blob, 'write-1'), context, namedSigner('other'))
+      await expect(other).rejects.toMatchObject({ code: 'ERR_CONFLICT', message: expect.stringContaining('belongs to the peer writer') })
+      expect(await fabric.manager.assign(writeTo(blob, 'write-1'), context)).toEqual(first)
+      fabric.restart()
+    }
+    expect(new Certificates(fabric.fabricKey).isGenuine(first.credentials.certificate)).toBe(true)
   })
 
   test('outcome tells what became of a request', async () => {
