@@ -14,6 +14,7 @@ export interface DataDir extends MirrorFolders {
   readonly chunks: string // storage role: durable chunks
   readonly records: string // storage role: tree nodes and publication records
   readonly versions: string // versions role: the version manager's memory
+  readonly seen: string // which versions were seen of each blob
 }
 
 export function dataDirAt (root: string): DataDir {
@@ -27,6 +28,7 @@ export function dataDirAt (root: string): DataDir {
     chunks: join(root, 'chunks'),
     records: join(root, 'records.mdb'),
     versions: join(root, 'versions.mdb'),
+    seen: join(root, 'seen.mdb'),
     cache: join(root, 'cache'),
     working: join(root, 'working'),
     mounts: join(root, 'mounts')

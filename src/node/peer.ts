@@ -123,9 +123,10 @@ export class Peer {
   }
 
   async stop (): Promise<void> {
-    const { list, transport, openTransport, node, stores, stopping, versions } = this.#open
+    const { list, transport, openTransport, node, stores, stopping, versions, blobs } = this.#open
     stopping.abort()
     await versions?.stop()
+    await blobs?.stop()
     await list.stop()
     await transport.stop()
     await openTransport.stop()
@@ -138,6 +139,7 @@ interface Stores {
   readonly store: ChunkStore | undefined
   readonly records: RecordStore | undefined
   readonly versions: KeyValueStore | undefined
+  readonly seen: KeyValueStore
   readonly cache: ChunkStore
   readonly keyValueStores: readonly KeyValueStore[]
 }
@@ -155,6 +157,7 @@ interface Open {
   /** On the peer of the version manager. */
   readonly fabricSigner: Signer | undefined
   versions?: VersionManager
+  blobs?: BlobClient
 }
 
 interface Clients {
@@ -211,14 +214,16 @@ async function openStores ({ dataDir, roles }: PeerInit, world: World, { wrapChu
   const components = { disk: nodeDisk, ...world }
   const recordStore = roles.includes('storage') ? await openLmdbStore(dataDir.records) : undefined
   const versionStore = roles.includes('versions') ? await openLmdbStore(dataDir.versions) : undefined
+  const seen = await openLmdbStore(dataDir.seen)
   return {
     store: roles.includes('storage')
       ? wrapChunkStore(await DiskChunkStore.open(components, { root: dataDir.chunks, durable: true, freeFloorBytes: FREE_FLOOR_BYTES }))
       : undefined,
     records: recordStore === undefined ? undefined : new RecordStore({ store: recordStore, clock: world.clock }),
     versions: versionStore,
+    seen,
     cache: await DiskChunkStore.open(components, { root: dataDir.cache, durable: false, freeFloorBytes: FREE_FLOOR_BYTES }),
-    keyValueStores: [recordStore, versionStore].filter((store) => store !== undefined)
+    keyValueStores: [recordStore, versionStore, seen].filter((store) => store !== undefined)
   }
 }
 
@@ -240,5 +245,6 @@ function composeClients (init: PeerInit, world: World, open: Open): Clients {
   }
   const versions = new VersionClient({ transport, ...world, local: open.versions, locate: async () => fabric.versionManager.peer })
   const signer = signerOfIdentity(init.identity)
-  return { chunks, cachedChunks, blobs: new BlobClient({ chunks: cachedChunks, records, versions, signer, fabricKey: fabric.publicKey, ...world }) }
+  open.blobs = new BlobClient({ chunks: cachedChunks, records, versions, signer, fabricKey: fabric.publicKey, seen: stores.seen, ...world })
+  return { chunks, cachedChunks, blobs: open.blobs }
 }

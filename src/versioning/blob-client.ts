@@ -5,14 +5,16 @@
  * written in part, over what the version before has there; then the tree; then `complete`. One whose bytes come in a stream
  * (streamed-write.ts) asks for its number when the last has come. Readers need no version manager.
  *
- * State it owns: caches of what never changes (publication records; tree nodes in NodeStore).
+ * What the version manager shows must belong to what it has shown before (seen-versions.ts).
+ *
+ * State it owns: the chunk sizes of blobs. Publication records and tree nodes are cached where they are read.
  */
 import type { Chunks } from '../dht/chunks.ts'
 import type { Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { CHUNK_BYTES_DEFAULT, checkChunkSize, type ChunkId, chunkIdOf, isZero } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
-import type { Clock, Random } from '../protocols/seams.ts'
+import type { Clock, KeyValueStore, Log, Random } from '../protocols/seams.ts'
 import type { Signer } from '../protocols/signatures.ts'
 import { MESSAGE_CHARACTERS_MAX, RENEW_MS, type VersionRequest } from '../protocols/version-protocol.ts'
 import { type Assigned, assignmentOf } from './assignment.ts'
@@ -30,10 +32,11 @@ import { LruCache } from './lru-cache.ts'
 import { NodeStore, type NodeStoreInit, type TreeSource } from './node-store.ts'
 import { decodeHeader, type Header } from './publication-codec.ts'
 import { PublicationRecords } from './publication-records.ts'
+import { SeenVersions } from './seen-versions.ts'
 import { type StoredChunk, storedChunks } from './stored-chunks.ts'
 import { bytesOf, type Placed, placeStream } from './streamed-write.ts'
 import { untilAvailable } from '../protocols/retry.ts'
-import { BLOB_BYTES_MAX, checkFanOut, namesWrittenBy, versionName } from './tree-names.ts'
+import { BLOB_BYTES_MAX, checkFanOut, namesWrittenBy } from './tree-names.ts'
 import { readChunkIds } from './tree-reader.ts'
 import { writeTree } from './tree-writer.ts'
 import type { VersionClient } from './version-client.ts'
@@ -48,12 +51,15 @@ export interface BlobClientComponents {
   readonly signer: Signer
   /** The public half, raw. */
   readonly fabricKey: Uint8Array
+  readonly log: Log
+  /** For what was seen of the version manager's histories; without one it is forgotten with the process. */
+  readonly seen?: KeyValueStore | undefined
 }
 
 /** Chunks moved at once by one READ or WRITE: 8 × 4 MiB at most in memory beside the caller's own. */
 const CHUNKS_AT_ONCE = 8
-/** Publication records kept, some 300 bytes each. */
-const VERSIONS_CACHED_MAX = 4096
+/** Some 100 bytes each. */
+const CHUNK_SIZES_CACHED_MAX = 4096
 /** Once a version is assigned others wait for it: storage peers that do not answer are asked again for as long. */
 const TREE_DEADLINE_MS = 30_000
 const REQUEST_ID_BYTES = 16
@@ -65,13 +71,14 @@ export class BlobClient implements Blobs {
   readonly #components: BlobClientComponents
   readonly #nodes: NodeStore
   readonly #publications: PublicationRecords
-  readonly #versionCache = new LruCache<Version>(VERSIONS_CACHED_MAX)
-  readonly #chunkSizes = new LruCache<number>(VERSIONS_CACHED_MAX) // by blob
+  readonly #seen: SeenVersions
+  readonly #chunkSizes = new LruCache<number>(CHUNK_SIZES_CACHED_MAX) // by blob
 
   constructor (components: BlobClientComponents, init: NodeStoreInit = {}) {
     this.#components = components
     this.#nodes = new NodeStore(components, init)
     this.#publications = new PublicationRecords(components)
+    this.#seen = new SeenVersions({ ...components, publications: this.#publications, store: components.seen })
   }
 
   async create (
@@ -143,13 +150,14 @@ export class BlobClient implements Blobs {
   }
 
   async recent (blob: BlobId, { signal }: BlobOptions = {}): Promise<Version> {
+    const mark = this.#seen.mark()
     const { version } = await this.#components.versions.ask({ op: 'recent', blob: checkBlobId(blob) }, { signal })
-    return this.#remember(decodeHeader(version))
+    return await this.#latest(decodeHeader(version), mark, signal)
   }
 
   async version (id: VersionId, { signal }: BlobOptions = {}): Promise<Version> {
-    const cached = this.#versionCache.get(versionName(checkBlobId(id.blob), id.version))
-    return cached ?? this.#remember((await this.#publications.get(id, { signal })).header)
+    checkBlobId(id.blob)
+    return this.#remember(await this.#seen.get(id, { signal }))
   }
 
   async resolve (text: string, { signal }: BlobOptions = {}): Promise<Version> {
@@ -162,30 +170,36 @@ export class BlobClient implements Blobs {
         if (!(error instanceof P2pvmError) || error.code !== 'ERR_NOT_FOUND') throw error
       }
     }
+    const mark = this.#seen.mark()
     const answer = await this.#components.versions.ask(
       { op: 'resolve', ref: name, ...version === undefined ? {} : { version } }, { signal })
-    return this.#remember(decodeHeader(answer.version))
+    const header = decodeHeader(answer.version)
+    return version === undefined ? await this.#latest(header, mark, signal) : await this.#shown(header, signal)
   }
 
   async images ({ signal }: BlobOptions = {}): Promise<Image[]> {
     const images: Image[] = []
     for (;;) {
+      const mark = this.#seen.mark()
       const page = await this.#components.versions.ask({ op: 'images', after: images.at(-1)?.name ?? '' }, { signal })
       if (page.images.length === 0) return images
-      for (const { name, latest: signed } of page.images) {
-        const latest = this.#remember(decodeHeader(signed))
-        images.push({ name, blob: latest.blob, latest })
-      }
+      images.push(...await Promise.all(page.images.map(async ({ name, latest: signed }) => {
+        const latest = await this.#latest(decodeHeader(signed), mark, signal)
+        return { name, blob: latest.blob, latest }
+      })))
     }
   }
 
   async log (blob: BlobId, { signal }: BlobOptions = {}): Promise<Version[]> {
-    const versions: Version[] = []
+    const headers: Header[] = []
+    const mark = this.#seen.mark()
     for (;;) {
-      const page = await this.#components.versions.ask({ op: 'log', blob: checkBlobId(blob), from: versions.length }, { signal })
-      if (page.versions.length === 0) return versions
-      versions.push(...page.versions.map((signed) => decodeHeader(signed).version))
+      const page = await this.#components.versions.ask({ op: 'log', blob: checkBlobId(blob), from: headers.length }, { signal })
+      if (page.versions.length === 0) break
+      headers.push(...page.versions.map(decodeHeader))
     }
+    await this.#seen.checkHistory(headers, mark, { signal })
+    return headers.map(({ version }) => version)
   }
 
   async chunkIds (version: Version, first: number, count: number, { signal }: BlobOptions = {}): Promise<Array<ChunkId | null>> {
@@ -209,15 +223,20 @@ export class BlobClient implements Blobs {
     const { assigned } = await this.#components.versions.ask({ op: 'outcome', requestId: checkRequestId(requestId) }, { signal })
     if (assigned === null) return undefined
     if (assigned.aborted) return 'aborted'
-    const version = this.#remember(await this.#components.versions.waitPublished(assigned, { signal }))
+    const version = await this.#shown(await this.#components.versions.waitPublished(assigned, { signal }), signal)
     return version.attempt === FIRST_ATTEMPT ? version : 'aborted'
+  }
+
+  /** What was seen is on disk when it returns. */
+  async stop (): Promise<void> {
+    await this.#seen.flush()
   }
 
   async #create (of: VersionRequest<'create'>['of'], name: string | undefined, signal: AbortSignal | undefined): Promise<Version> {
     const requestId = this.#newRequestId()
     const { version } = await this.#components.versions.ask(
       { op: 'create', requestId, of, ...name === undefined ? {} : { name: checkImageName(name) } }, { signal })
-    return this.#remember(decodeHeader(version))
+    return await this.#shown(decodeHeader(version), signal)
   }
 
   async #assign (requestId: string, target: Target, change: VersionRequest<'assign'>['change'], signal: AbortSignal | undefined): Promise<Assigned> {
@@ -255,7 +274,7 @@ export class BlobClient implements Blobs {
       if (!content.covers(index, Math.min(bytes.length, assignment.sizeBefore - begins))) {
         const writer = inFlight.find(({ names }) => names.writesChunk(index))
         // Of one in flight the bytes are known when it is published, and only this chunk has to wait for that.
-        const before = writer === undefined ? base : this.#remember(await this.#components.versions.waitPublished({ blob, version: writer.version }, { signal }))
+        const before = writer === undefined ? base : await this.#shown(await this.#components.versions.waitPublished({ blob, version: writer.version }, { signal }), signal)
         bytes.set(await this.read(before, begins, bytes.length, { signal }))
       }
       content.writeOver(index, bytes)
@@ -267,15 +286,18 @@ export class BlobClient implements Blobs {
   }
 
   async #complete (
-    { assignment, credentials }: Assigned, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined
+    { assignment, base: header, credentials }: Assigned, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined
   ): Promise<Version> {
     const { versions } = this.#components
     const { blob, version, base } = assignment
+    const checked = this.#shown(header, signal)
+    checked.catch(() => {}) // awaited below
     await untilAvailable(
       async (signal) => { await writeTree({ assignment, chunks, credentials }, await this.#sourceOf(base, signal), { signal }) },
       { deadlineMs: TREE_DEADLINE_MS, signal }, this.#components)
+    await checked
     const { published } = await versions.ask({ op: 'complete', blob, version, ...ending }, { signal })
-    return this.#remember(published === null ? await versions.waitPublished({ blob, version }, { signal }) : decodeHeader(published))
+    return await this.#shown(published === null ? await versions.waitPublished({ blob, version }, { signal }) : decodeHeader(published), signal)
   }
 
   /** Lets the version manager hear of the writer while `work` is under way. ERR_CONFLICT when it has not, and took him for dead. */
@@ -329,8 +351,18 @@ export class BlobClient implements Blobs {
     return { nodes: this.#nodes, attempts: await this.#publications.attemptsOf(version, { signal }) }
   }
 
+  /** What the version manager showed, checked. */
+  async #shown (header: Header, signal: AbortSignal | undefined): Promise<Version> {
+    await this.#seen.check(header, { signal })
+    return this.#remember(header)
+  }
+
+  async #latest (header: Header, mark: number, signal: AbortSignal | undefined): Promise<Version> {
+    await this.#seen.checkLatest(header, mark, { signal })
+    return this.#remember(header)
+  }
+
   #remember ({ version }: Header): Version {
-    this.#versionCache.set(versionName(version.blob, version.version), version, 1)
     this.#chunkSizes.set(version.blob, version.chunkSize, 1)
     return version
   }

@@ -56,6 +56,8 @@ export class SimulatedPeer {
   readonly #surroundings: Surroundings
   readonly #network: SimulatedNetwork
   #media: Media | undefined
+  /** Every peer has a disk for what it has seen. */
+  #seen: SimulatedKeyValueStore | undefined
   #process: SimulatedProcess | undefined
   /** Of the life that is, or the next one that gets so far. */
   #up = Promise.withResolvers<Running>()
@@ -157,9 +159,10 @@ export class SimulatedPeer {
     const local = media && this.id === versionManager ? new VersionManager({ store: media.versions, records, signer: fabricSigner, ...world }) : undefined
     if (local !== undefined) serveVersions(transport, local)
     const versions = new VersionClient({ transport, ...world, local, locate: async () => versionManager })
+    this.#seen = this.#seen?.recover(process.power) ?? new SimulatedKeyValueStore(process.power, new Map(), 'write seen')
     this.#network.listen(process, transport)
     void local?.recover()
-    return { process, blobs: new BlobClient({ chunks, records, versions, signer: namedSigner(this.id), fabricKey: fabricSigner.publicKey, ...world }), chunks }
+    return { process, blobs: new BlobClient({ chunks, records, versions, signer: namedSigner(this.id), fabricKey: fabricSigner.publicKey, seen: this.#seen, ...world }), chunks }
   }
 
   /** Disk and stores, empty at first, later as the last power cut left them. */

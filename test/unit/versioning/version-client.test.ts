@@ -9,6 +9,7 @@ import { FakeClock, settle } from '../../harness/fake-clock.ts'
 import type { AssignRequest } from '../../harness/asked-manager.ts'
 import { MemoryFabric } from '../../harness/memory-fabric.ts'
 import { MemoryNetwork, type MemoryTransport } from '../../harness/memory-transport.ts'
+import { KeptLog } from '../../harness/quiet.ts'
 import { namedSigner } from '../../harness/signers.ts'
 
 const CHUNK = 4096
@@ -26,7 +27,7 @@ class Remote {
     this.transport = this.network.join('client')
     const { clock, fabric, fabric: { random, records, chunks }, transport } = this
     this.versions = new VersionClient({ transport, clock, random, locate: async () => 'manager' })
-    this.blobs = new BlobClient({ chunks, records, versions: this.versions, clock, random, signer: namedSigner('client'), fabricKey: fabric.fabricKey })
+    this.blobs = new BlobClient({ chunks, records, versions: this.versions, clock, random, signer: namedSigner('client'), fabricKey: fabric.fabricKey, log: new KeptLog() })
   }
 
   kill (): void {
