@@ -4,8 +4,9 @@
 import { P2pvmError } from '../protocols/errors.ts'
 import { RECORD_BATCH_BYTES, serveRecords } from '../protocols/record-protocol.ts'
 import type { Counters } from '../protocols/seams.ts'
-import type { Transport } from '../protocols/transport.ts'
+import type { PeerId, Transport } from '../protocols/transport.ts'
 import { checkRecordName, type RecordStore } from './record-store.ts'
+import type { NamedRecord } from './records.ts'
 import { Semaphore } from './semaphore.ts'
 
 export interface RecordServiceComponents {
@@ -13,6 +14,8 @@ export interface RecordServiceComponents {
   readonly counters: Counters
   /** Of a storage peer. */
   readonly store?: RecordStore | undefined
+  /** Whether a value may be stored under its name, when this peer brings it. */
+  readonly admits: (record: NamedRecord, from: PeerId) => boolean
 }
 
 /** The store joins what comes together into one transaction; these are what waits for the disk, not what works on it. */
@@ -20,7 +23,7 @@ const PUTS_AT_ONCE = 64
 /** Times a batch of 1 MiB: 256 MiB at the worst, from peers that all send their largest. */
 const PUT_QUEUE_MAX = 192
 
-export function serveRecordStore ({ transport, counters, store }: RecordServiceComponents): void {
+export function serveRecordStore ({ transport, counters, store, admits }: RecordServiceComponents): void {
   const writes = new Semaphore({ permits: PUTS_AT_ONCE, queueMax: PUT_QUEUE_MAX })
   const own = (): RecordStore => {
     if (store === undefined) throw new P2pvmError('ERR_NOT_ALLOWED', `${transport.self} is not a storage peer`, { peer: transport.self })
@@ -28,10 +31,14 @@ export function serveRecordStore ({ transport, counters, store }: RecordServiceC
   }
 
   serveRecords(transport, {
-    async put (records, { signal }) {
-      const outcomes = await writes.run(async () => await own().put(records), signal)
-      counters.add('record_puts_total', records.length)
-      return outcomes
+    async put (records, { peer, signal }) {
+      const store = own()
+      const admitted = records.filter((record) => admits(record, peer))
+      const outcomes = await writes.run(async () => await store.put(admitted), signal)
+      counters.add('record_puts_total', admitted.length)
+      if (admitted.length < records.length) counters.add('record_refusals_total', records.length - admitted.length, { peer })
+      const outcomeOf = new Map(admitted.map((record, at) => [record, outcomes[at]!]))
+      return records.map((record) => outcomeOf.get(record) ?? 'refused')
     },
 
     async get (names) {

@@ -12,7 +12,8 @@ export interface NamedRecord {
 export interface Records {
   /**
    * Each record durable on W of its R replicas; one batch per peer. The same value again is fine (and renews the lease).
-   * ERR_CONFLICT when a name is taken by another value, ERR_UNAVAILABLE when W cannot be reached.
+   * ERR_CONFLICT when a name is taken by another value, ERR_NOT_ALLOWED when nobody takes this value under this name,
+   * ERR_UNAVAILABLE when W cannot be reached.
    */
   put (records: readonly NamedRecord[], options?: { signal?: AbortSignal | undefined }): Promise<void>
   /**

@@ -95,8 +95,9 @@ export class ReplicatedRecords implements Records {
   }
 
   async #storeAt (peer: PeerId, record: NamedRecord, signal: AbortSignal): Promise<void> {
-    if (await this.#puts.ask(peer, record, signal) !== 'conflict') return
-    throw new P2pvmError('ERR_CONFLICT', `the record ${record.name} has another value already`, { name: record.name, peer })
+    const outcome = await this.#puts.ask(peer, record, signal)
+    if (outcome === 'conflict') throw new P2pvmError('ERR_CONFLICT', `the record ${record.name} has another value already`, { name: record.name, peer })
+    if (outcome === 'refused') throw new P2pvmError('ERR_NOT_ALLOWED', `it is not what may be stored as ${record.name}`, { name: record.name, peer })
   }
 
   async #getOne (name: string, candidates: Candidates, accept: GetOptions['accept'], signal: AbortSignal): Promise<Uint8Array | undefined> {

@@ -204,9 +204,10 @@ export function place (what: string, candidates: Candidates, store: (peer: PeerI
 }
 
 function notPlaced (what: string, stored: number, acknowledgements: number, failures: readonly Failure[]): P2pvmError {
-  const full = failures.length > 0 && failures.every(({ error }) => errorCodeOf(error) === 'ERR_DISK_FULL')
+  const all = (code: ErrorCode): boolean => failures.length > 0 && failures.every(({ error }) => errorCodeOf(error) === code)
+  const code = all('ERR_DISK_FULL') ? 'ERR_DISK_FULL' : all('ERR_NOT_ALLOWED') ? 'ERR_NOT_ALLOWED' : 'ERR_UNAVAILABLE'
   const reasons = failures.length === 0 ? 'no other storage peer is known' : describe(failures)
-  return new P2pvmError(full ? 'ERR_DISK_FULL' : 'ERR_UNAVAILABLE',
+  return new P2pvmError(code,
     `${what}: ${stored} of ${acknowledgements} needed replicas were stored (${reasons})`, { stored, needed: acknowledgements }, failures[0]?.error)
 }
 

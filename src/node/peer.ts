@@ -33,6 +33,7 @@ import type { PeerId } from '../protocols/transport.ts'
 import { serveVersions } from '../protocols/version-protocol.ts'
 import { BlobClient } from '../versioning/blob-client.ts'
 import type { Blobs } from '../versioning/blobs.ts'
+import { createRecordAdmission } from '../versioning/record-admission.ts'
 import { VersionClient } from '../versioning/version-client.ts'
 import { VersionManager } from '../versioning/version-manager.ts'
 import type { DaemonConfig } from './config.ts'
@@ -231,7 +232,8 @@ async function openStores ({ dataDir, roles }: PeerInit, world: World, { wrapChu
 function composeClients (init: PeerInit, world: World, open: Open): Clients {
   const { transport, membership, stores, fabric, stopping, fabricSigner } = open
   serveChunkStore({ transport, ...world, store: stores.store, cache: stores.cache })
-  serveRecordStore({ transport, ...world, store: stores.records })
+  const admits = createRecordAdmission({ fabricKey: fabric.publicKey, versionManager: fabric.versionManager.peer })
+  serveRecordStore({ transport, ...world, store: stores.records, admits })
 
   const replication = { replicas: init.replicas, acknowledgements: init.writeQuorum, signal: stopping.signal }
   const components = { transport, membership, ...world }

@@ -14,8 +14,8 @@ import type { Message, PeerId, RequestContext, RequestOptions, Transport } from 
 
 export const RECORD_PROTOCOL = 'record/1'
 
-const RECORD_OUTCOMES = ['stored', 'there', 'conflict'] as const
-/** `there`: it had this value before. As `RecordOutcome` of the dht. */
+const RECORD_OUTCOMES = ['stored', 'there', 'conflict', 'refused'] as const
+/** `there`: it had this value before. `refused`: it is not what may be under that name. As `RecordOutcome` of the dht. */
 export type RecordPutOutcome = typeof RECORD_OUTCOMES[number]
 
 /** As `NamedRecord` of the dht. */

@@ -21,6 +21,9 @@ export const FAN_OUT_MIN = 2
 /** A leaf of 128 digests is 4.4 KB; wider leaves would cost more per scattered write than they save in levels. */
 export const FAN_OUT_MAX = 128
 
+const NODE_NAME = /^node\/([a-z2-7]{16})\/(\d+)(?:\.(\d+))?\/(\d+)\/(\d+)$/
+const VERSION_NAME = /^version\/([a-z2-7]{16})\/(\d+)$/
+
 export interface Geometry {
   readonly chunkSize: number // bytes, a power of two
   readonly fanOut: number // a power of two, FAN_OUT_MIN … FAN_OUT_MAX
@@ -71,6 +74,22 @@ export function rootLevelOf (sizeBytes: number, geometry: Geometry): number {
 export function nodeName ({ blob, version, level, index }: NodeRef, attempt: number): string {
   const written = attempt === FIRST_ATTEMPT ? `${version}` : `${version}.${attempt}`
   return `node/${blob}/${written}/${level}/${index}`
+}
+
+/** What `nodeName` made the name of; undefined when that is nothing. */
+export function nodeOfName (name: string): (NodeRef & { readonly attempt: number }) | undefined {
+  const [, blob, version, attempt = FIRST_ATTEMPT, level, index] = NODE_NAME.exec(name) ?? []
+  if (blob === undefined) return undefined
+  const node = { blob, version: Number(version), attempt: Number(attempt), level: Number(level), index: Number(index) }
+  return nodeName(node, node.attempt) === name ? node : undefined
+}
+
+/** What `versionName` made the name of; undefined when that is nothing. */
+export function versionOfName (name: string): VersionId | undefined {
+  const [, blob, version] = VERSION_NAME.exec(name) ?? []
+  if (blob === undefined) return undefined
+  const id = { blob, version: Number(version) }
+  return versionName(blob, id.version) === name ? id : undefined
 }
 
 export function versionName (blob: BlobId, version: number): string {

@@ -1,7 +1,8 @@
 /** A version manager and a blob client over stores in memory, in one process, without a transport: for tests of versioning. */
+import type { Records } from '../../src/dht/records.ts'
 import { nodeClock } from '../../src/node/world.ts'
 import { P2pvmError } from '../../src/protocols/errors.ts'
-import type { Clock, KeyValueStore, Log, Random } from '../../src/protocols/seams.ts'
+import type { Clock, Log, Random } from '../../src/protocols/seams.ts'
 import { BlobClient } from '../../src/versioning/blob-client.ts'
 import { VersionClient } from '../../src/versioning/version-client.ts'
 import { VersionManager } from '../../src/versioning/version-manager.ts'
@@ -52,8 +53,8 @@ export class MemoryFabric {
   }
 
   /** A client with caches of its own, of whatever manager there is when it asks. */
-  client (peer = 'writer', { deadlineMs = 1000, seen }: { deadlineMs?: number, seen?: KeyValueStore } = {}): BlobClient {
-    const { chunks, records, clock, random } = this
+  client (peer = 'writer', { deadlineMs = 1000, records = this.records }: { deadlineMs?: number, records?: Records } = {}): BlobClient {
+    const { chunks, clock, random } = this
     const gone = async (): Promise<never> => { throw new P2pvmError('ERR_UNAVAILABLE', 'the version manager is gone') }
     const fabric = this
     const versions = new VersionClient({
@@ -63,7 +64,7 @@ export class MemoryFabric {
       locate: async () => peer,
       get local () { return fabric.store.dead ? undefined : fabric.manager.service }
     }, { deadlineMs })
-    return new BlobClient({ chunks, records, versions, clock, random, signer: namedSigner(peer), fabricKey: this.fabricKey, log: silentLog, seen })
+    return new BlobClient({ chunks, records, versions, clock, random, signer: namedSigner(peer), fabricKey: this.fabricKey, log: silentLog })
   }
 
   #start (): AskedManager {

@@ -7,7 +7,7 @@ import { serveChunkStore } from '../../src/dht/chunk-service.ts'
 import { DiskChunkStore } from '../../src/dht/disk-chunk-store.ts'
 import { CLOSEST_COUNT, type Member, type Membership } from '../../src/dht/membership.ts'
 import { keyOfChunk, keyOfRecord, placementOrder } from '../../src/dht/placement.ts'
-import { serveRecordStore } from '../../src/dht/record-service.ts'
+import { type RecordServiceComponents, serveRecordStore } from '../../src/dht/record-service.ts'
 import { RecordStore } from '../../src/dht/record-store.ts'
 import { ReplicatedChunks } from '../../src/dht/replicated-chunks.ts'
 import { ReplicatedRecords } from '../../src/dht/replicated-records.ts'
@@ -83,6 +83,8 @@ export class StorageFabric {
   readonly clock = new FakeClock()
   readonly network = new MemoryNetwork(this.clock)
   readonly peers = new Map<PeerId, StoragePeer>()
+  /** What storage peers take; everything, unless the test says otherwise. */
+  admits: RecordServiceComponents['admits'] = () => true
 
   static async of (count: number, capacityBytes?: number): Promise<StorageFabric> {
     const fabric = new StorageFabric()
@@ -98,7 +100,7 @@ export class StorageFabric {
     const records = new RecordStore({ store: recordDisk, clock: this.clock })
     const transport = this.network.join(id)
     serveChunkStore({ transport, counters, store })
-    serveRecordStore({ transport, counters, store: records })
+    serveRecordStore({ transport, counters, store: records, admits: (record, from) => this.admits(record, from) })
     const peer = { id, transport, disk, store, records, recordDisk, counters }
     this.peers.set(id, peer)
     return peer

@@ -16,6 +16,7 @@ import type { Chunks } from '../../src/dht/chunks.ts'
 import { serveVersions } from '../../src/protocols/version-protocol.ts'
 import type { PeerId } from '../../src/protocols/transport.ts'
 import { BlobClient } from '../../src/versioning/blob-client.ts'
+import { createRecordAdmission } from '../../src/versioning/record-admission.ts'
 import { VersionClient } from '../../src/versioning/version-client.ts'
 import { VersionManager } from '../../src/versioning/version-manager.ts'
 import { fabricSigner, namedSigner } from '../harness/signers.ts'
@@ -150,12 +151,12 @@ export class SimulatedPeer {
     const chunkStore = media && await DiskChunkStore.open({ disk: media.disk, ...world }, { root: '/store', durable: true, freeFloorBytes: 0 })
     const recordStore = media && new RecordStore({ store: media.records, clock })
     serveChunkStore({ transport, counters, store: chunkStore })
-    serveRecordStore({ transport, counters, store: recordStore })
+    const versionManager = this.#plan.storagePeers[0]!
+    serveRecordStore({ transport, counters, store: recordStore, admits: createRecordAdmission({ fabricKey: fabricSigner.publicKey, versionManager }) })
 
     const components = { transport, membership, ...world }
     const records = new ReplicatedRecords({ ...components, store: recordStore }, this.#plan.replication)
     const chunks = new PatientChunks({ chunks: new ReplicatedChunks({ ...components, store: chunkStore }, this.#plan.replication), ...world })
-    const versionManager = this.#plan.storagePeers[0]!
     const local = media && this.id === versionManager ? new VersionManager({ store: media.versions, records, signer: fabricSigner, ...world }) : undefined
     if (local !== undefined) serveVersions(transport, local)
     const versions = new VersionClient({ transport, ...world, local, locate: async () => versionManager })

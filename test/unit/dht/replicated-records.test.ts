@@ -65,6 +65,30 @@ describe('put', () => {
     expect([bad?.status, good?.status]).toEqual(['rejected', 'fulfilled'])
   })
 
+  it('is not allowed what no storage peer takes, and does not keep out what travels with it', async () => {
+    const fabric = await StorageFabric.of(4)
+    fabric.admits = ({ name }, from) => name !== one.name && from === 'client'
+    const { records } = fabric.client()
+    const [bad, good] = await Promise.allSettled([records.put([one]), records.put([record('mine')])])
+    expect(bad).toMatchObject({ status: 'rejected', reason: { code: 'ERR_NOT_ALLOWED', message: expect.stringContaining(one.name) } })
+    expect(good.status).toBe('fulfilled')
+    await settle()
+    expect([fabric.holdersOfRecord(one.name).length, fabric.holdersOfRecord('mine').length]).toEqual([0, 3])
+    await expect(fabric.client('other').records.put([record('mine')])).rejects.toMatchObject({ code: 'ERR_NOT_ALLOWED' })
+  })
+
+  it('goes past one that refuses what the others take', async () => {
+    const fabric = await StorageFabric.of(4)
+    const order = fabric.placementOfRecord(one.name)
+    let refusals = 0
+    fabric.admits = () => ++refusals > 1
+    await fabric.client().records.put([one])
+    await settle()
+    expect(refusals).toBe(4)
+    expect(fabric.holdersOfRecord(one.name).length).toBe(3)
+    expect(fabric.holdersOfRecord(one.name)).toContain(order[3])
+  })
+
   it('goes to the next when one is gone or hangs, without waiting for it when W have it', async () => {
     const fabric = await StorageFabric.of(6)
     const order = fabric.placementOfRecord(one.name)
