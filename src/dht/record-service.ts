@@ -13,7 +13,7 @@ export interface RecordServiceComponents {
   readonly transport: Transport
   readonly counters: Counters
   /** Of a storage peer. */
-  readonly store?: RecordStore | undefined
+  readonly store?: Pick<RecordStore, 'get' | 'put'> | undefined
   /** Whether a value may be stored under its name, when this peer brings it. */
   readonly admits: (record: NamedRecord, from: PeerId) => boolean
 }
@@ -25,7 +25,7 @@ const PUT_QUEUE_MAX = 192
 
 export function serveRecordStore ({ transport, counters, store, admits }: RecordServiceComponents): void {
   const writes = new Semaphore({ permits: PUTS_AT_ONCE, queueMax: PUT_QUEUE_MAX })
-  const own = (): RecordStore => {
+  const own = (): NonNullable<typeof store> => {
     if (store === undefined) throw new P2pvmError('ERR_NOT_ALLOWED', `${transport.self} is not a storage peer`, { peer: transport.self })
     return store
   }

@@ -17,7 +17,7 @@ import { PeerLatency } from './peer-latency.ts'
 import { keyOfRecord } from './placement.ts'
 import { checkRecord, checkRecordName, type RecordOutcome, type RecordStore } from './record-store.ts'
 import type { NamedRecord, Records } from './records.ts'
-import { describe, place, Replication, seek, verdict, type Candidates, type ReplicationInit } from './replication.ts'
+import { describe, place, Refusal, Replication, seek, verdict, type Candidates, type ReplicationInit } from './replication.ts'
 
 export interface ReplicatedRecordsComponents {
   readonly transport: Transport
@@ -97,7 +97,7 @@ export class ReplicatedRecords implements Records {
   async #storeAt (peer: PeerId, record: NamedRecord, signal: AbortSignal): Promise<void> {
     const outcome = await this.#puts.ask(peer, record, signal)
     if (outcome === 'conflict') throw new P2pvmError('ERR_CONFLICT', `the record ${record.name} has another value already`, { name: record.name, peer })
-    if (outcome === 'refused') throw new P2pvmError('ERR_NOT_ALLOWED', `it is not what may be stored as ${record.name}`, { name: record.name, peer })
+    if (outcome === 'refused') throw new Refusal(`it is not what may be stored as ${record.name}`, { name: record.name, peer })
   }
 
   async #getOne (name: string, candidates: Candidates, accept: GetOptions['accept'], signal: AbortSignal): Promise<Uint8Array | undefined> {

@@ -160,6 +160,13 @@ export class Replication {
 /** Errors after which a peer is left alone for a moment; all others are answers. */
 const FAILED: ReadonlySet<ErrorCode> = new Set(['ERR_UNAVAILABLE', 'ERR_TIMEOUT', 'ERR_PROTOCOL', 'ERR_INTERNAL'])
 
+/** ERR_NOT_ALLOWED: the peer is a storage peer, and does not take this, whenever it is asked. */
+export class Refusal extends P2pvmError {
+  constructor (message: string, fields: Record<string, string | number>) {
+    super('ERR_NOT_ALLOWED', message, fields)
+  }
+}
+
 export interface Placing {
   /** Resolves when W have it. Rejects with the reason when that cannot be any more. */
   readonly acknowledged: Promise<void>
@@ -204,8 +211,10 @@ export function place (what: string, candidates: Candidates, store: (peer: PeerI
 }
 
 function notPlaced (what: string, stored: number, acknowledgements: number, failures: readonly Failure[]): P2pvmError {
-  const all = (code: ErrorCode): boolean => failures.length > 0 && failures.every(({ error }) => errorCodeOf(error) === code)
-  const code = all('ERR_DISK_FULL') ? 'ERR_DISK_FULL' : all('ERR_NOT_ALLOWED') ? 'ERR_NOT_ALLOWED' : 'ERR_UNAVAILABLE'
+  const all = (fits: (error: unknown) => boolean): boolean => failures.length > 0 && failures.every(({ error }) => fits(error))
+  const code = all((error) => errorCodeOf(error) === 'ERR_DISK_FULL')
+    ? 'ERR_DISK_FULL'
+    : all((error) => error instanceof Refusal) ? 'ERR_NOT_ALLOWED' : 'ERR_UNAVAILABLE'
   const reasons = failures.length === 0 ? 'no other storage peer is known' : describe(failures)
   return new P2pvmError(code,
     `${what}: ${stored} of ${acknowledgements} needed replicas were stored (${reasons})`, { stored, needed: acknowledgements }, failures[0]?.error)

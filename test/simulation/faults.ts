@@ -7,7 +7,7 @@ import type { Surroundings } from './simulated-process.ts'
 /** All that a storage peer does to its disk and stores. The version manager's flushes count more: all depends on them. */
 const PERSISTENCE_POINTS = [
   'mkdir', 'readdir', 'stat', 'read', 'create', 'write', 'datasync', 'close', 'rename', 'unlink', 'syncDirectory', 'freeBytes',
-  'write records', 'write records', 'write versions', 'write versions', 'write versions'
+  'write records', 'write records', 'write versions', 'write versions', 'write versions', 'write seen'
 ]
 
 export class Faults {

@@ -20,6 +20,7 @@ import { createRecordAdmission } from '../../src/versioning/record-admission.ts'
 import { VersionClient } from '../../src/versioning/version-client.ts'
 import { VersionManager } from '../../src/versioning/version-manager.ts'
 import { fabricSigner, namedSigner } from '../harness/signers.ts'
+import { LyingRecords } from './lying-records.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import { SimulatedDisk, SimulatedKeyValueStore } from './simulated-disk.ts'
 import type { SimulatedNetwork } from './simulated-network.ts'
@@ -30,6 +31,8 @@ export interface FabricPlan {
   readonly replication: ReplicationInit
   /** The first one is the version manager. */
   readonly storagePeers: readonly PeerId[]
+  /** One of them that hands out records that are not what they are called. */
+  readonly liar?: PeerId | undefined
 }
 
 /** A peer that is up, as those on its machine use it. */
@@ -64,6 +67,7 @@ export class SimulatedPeer {
   #up = Promise.withResolvers<Running>()
   #isUp = false
   lives = 0
+  lies = 0
   hasRotted = false
 
   constructor (id: PeerId, plan: FabricPlan, random: SeededRandom, surroundings: Surroundings, network: SimulatedNetwork) {
@@ -152,7 +156,8 @@ export class SimulatedPeer {
     const recordStore = media && new RecordStore({ store: media.records, clock })
     serveChunkStore({ transport, counters, store: chunkStore })
     const versionManager = this.#plan.storagePeers[0]!
-    serveRecordStore({ transport, counters, store: recordStore, admits: createRecordAdmission({ fabricKey: fabricSigner.publicKey, versionManager }) })
+    const served = recordStore !== undefined && this.id === this.#plan.liar ? this.#lying(recordStore, process) : recordStore
+    serveRecordStore({ transport, counters, store: served, admits: createRecordAdmission({ fabricKey: fabricSigner.publicKey, versionManager }) })
 
     const components = { transport, membership, ...world }
     const records = new ReplicatedRecords({ ...components, store: recordStore }, this.#plan.replication)
@@ -164,6 +169,18 @@ export class SimulatedPeer {
     this.#network.listen(process, transport)
     void local?.recover()
     return { process, blobs: new BlobClient({ chunks, records, versions, signer: namedSigner(this.id), fabricKey: fabricSigner.publicKey, seen: this.#seen, ...world }), chunks }
+  }
+
+  #lying (store: RecordStore, { random }: SimulatedProcess): LyingRecords {
+    return new LyingRecords(store, {
+      random: random.fork('lies'),
+      entries: this.#media!.records,
+      prefix: RECORD_PREFIX,
+      onLie: (name) => {
+        this.lies += 1
+        this.#surroundings.trace.add(this.id, 'lies about', name)
+      }
+    })
   }
 
   /** Disk and stores, empty at first, later as the last power cut left them. */

@@ -35,9 +35,12 @@ export interface SimulationOutcome {
   readonly versions: number
   readonly aborted: number
   readonly deaths: number
+  readonly lies: number
   readonly powerCuts: ReadonlyMap<string, number>
 }
 
+/** Of runs, in which one storage peer, not the version manager's, lies. */
+const LIAR_SHARE = 0.5
 /** After so long the faults cease, whatever is left to be done. */
 const FAULTS_MS_MAX = 20 * 60_000
 /** Everybody who is not done then is stuck. */
@@ -76,7 +79,10 @@ class Simulation {
     const network = new SimulatedNetwork(this.#random.fork('network'), this.#surroundings)
     const storagePeers = Array.from({ length: init.storagePeers }, (_, at) => `storage-${at}`)
     const clients = Array.from({ length: init.clients }, (_, at) => `client-${at}`)
-    const plan: FabricPlan = { storagePeers, replication: { replicas: 3, acknowledgements: 2 } }
+    const liars = this.#random.fork('liar')
+    // Of two copies of a record one is good.
+    const liar = liars.unit() < LIAR_SHARE && storagePeers.length > 1 ? liars.pick(storagePeers.slice(1)) : undefined
+    const plan: FabricPlan = { storagePeers, replication: { replicas: 3, acknowledgements: 2 }, liar }
     this.#peers = [...storagePeers, ...clients].map((id) => new SimulatedPeer(id, plan, this.#random.fork(id), this.#surroundings, network))
     this.#faults = new Faults(this.#peers, this.#random.fork('faults'), this.#surroundings, network)
     this.#journal = new Journal(this.#peers.slice(0, init.storagePeers), Math.min(2, init.storagePeers))
@@ -93,6 +99,7 @@ class Simulation {
       versions,
       aborted,
       deaths: this.#peers.reduce((sum, { lives }) => sum + lives - 1, 0),
+      lies: this.#peers.reduce((sum, { lies }) => sum + lies, 0),
       powerCuts: this.#surroundings.powerCuts
     }
   }

@@ -88,6 +88,13 @@ describe('tree nodes', () => {
     expect(decodeNode(encodeNode(node, credentialsFor(node, 1)), node, 1, certificates)).toEqual(node)
   })
 
+  test('that say another attempt than their certificate are refused', () => {
+    const { certificate: { writerKey, signature }, signer } = credentialsFor(node, 1)
+    const sealed = (attempt: number): Uint8Array => seal(signer, 'p2pvm node', encodeCbor([1, bytes, 5, attempt, 0, 3, [digest], writerKey, signature]))
+    expect(decodeNode(sealed(1), node, 1, certificates)).toEqual(node)
+    for (const wanted of [1, 2]) expect(() => decodeNode(sealed(2), node, wanted, certificates)).toThrow(refused)
+  })
+
   test('are refused with any bit of them changed', () => {
     const encoded = encodeNode(node, credentialsFor(node, 1))
     expect(decodeNode(encoded, node, 1, certificates)).toEqual(node)
