@@ -32,8 +32,9 @@ export class Watcher {
     }
   }
 
-  async #lookWhileUp ({ blobs }: Running): Promise<never> {
-    for (;;) {
+  /** One that has died answers itself for ever: looking at it ends with it. */
+  async #lookWhileUp ({ blobs, process }: Running): Promise<void> {
+    while (process.isAlive) {
       for (const blob of this.#journal.blobs) {
         const floor = this.#journal.newest(blob).version
         const latest = await blobs.recent(blob)

@@ -91,7 +91,7 @@ describe(`concurrent writers (P2PVM_TEST_SEED=${chance.seed})`, () => {
           expect(await exported(`${blob}@2`)).toEqual(expected[2])
           expect(await black.finish()).toMatchObject({ version: 3 })
         }
-        expect(await blackPeer.versions.waitPublished({ blob, version: 3 })).toMatchObject({ version: 3 })
+        expect((await blackPeer.versions.waitPublished({ blob, version: 3 })).version).toMatchObject({ version: 3 })
         for (const version of [1, 2, 3]) expect(await exported(`${blob}@${version}`)).toEqual(expected[version])
       })
     }
