@@ -198,6 +198,6 @@ function flatRequest (request: AnyVersionRequest): unknown {
 
 function flatAnswer (op: VersionOperation, answer: unknown): unknown {
   if (op !== 'assign') return answer
-  const assignment = answer as Assignment
+  const assignment = answer as VersionAnswer<'assign'>
   return { ...assignment, extents: flat(assignment.extents), inFlight: assignment.inFlight.map((one) => ({ ...one, extents: flat(one.extents) })) }
 }

@@ -133,7 +133,7 @@ describe('results', () => {
   test('a version whose writer died says so', async () => {
     const published: Version = {
       blob: 'blob-dead', version: 3, size: 4096, chunkSize: 4096, fanOut: 64, root: null, parent: null, timeMs: 0, writer: 'peer', message: '', bytesChanged: 0,
-      attempt: FIRST_ATTEMPT, exceptions: 0
+      attempt: FIRST_ATTEMPT, exceptions: 0, hash: ''
     }
     for (const [name, version, aborted] of [['alive', published, false], ['dead', { ...published, attempt: ABORTED_ATTEMPT, exceptions: 1 }, true]] as const) {
       daemon.images_.set(name, { ...rowOf(version), name, items: [] })
