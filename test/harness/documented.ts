@@ -7,12 +7,13 @@ import { readFileSync } from 'node:fs'
 const BLOCK = /^```(hex|json) ([^\n]+)\n(.*?)^```$/gms
 
 export class DocumentedExamples {
+  readonly #document: string
   readonly #texts = new Map<string, string>()
 
   /** `file`: at the top of the repository. */
   constructor (file: string) {
-    const text = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
-    for (const [, kind = '', name = '', body = ''] of text.matchAll(BLOCK)) {
+    this.#document = readFileSync(new URL(`../../${file}`, import.meta.url), 'utf8')
+    for (const [, kind = '', name = '', body = ''] of this.#document.matchAll(BLOCK)) {
       const key = `${kind} ${name}`
       if (this.#texts.has(key)) throw new Error(`${file} has two examples: ${key}`)
       this.#texts.set(key, body)
@@ -22,6 +23,11 @@ export class DocumentedExamples {
   /** `hex NAME`, `json NAME`, in the order of the document. */
   get keys (): string[] {
     return [...this.#texts.keys()]
+  }
+
+  /** What the pattern's groups match, wherever it does: rows of tables. */
+  rows (pattern: RegExp): string[][] {
+    return [...this.#document.matchAll(pattern)].map(([, ...groups]) => groups)
   }
 
   bytes (name: string): Uint8Array {

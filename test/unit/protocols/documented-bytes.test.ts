@@ -20,7 +20,7 @@ const FRAMES = ['request', 'data', 'response', 'error', 'credit', 'cancel'].map(
 
 test('every example is checked', () => {
   const messages = wireExamples.flatMap(({ name }) => [`hex ${name} request`, `hex ${name} answer`])
-  expect([...documented.keys].sort()).toEqual([...FRAMES.map((name) => `hex ${name}`), ...messages, 'json placement'].sort())
+  expect([...documented.keys].sort()).toEqual([...FRAMES.map((name) => `hex ${name}`), ...messages, 'json limits', 'json placement'].sort())
 })
 
 /** A stream that keeps what is sent, and says what a test lets it say. */
