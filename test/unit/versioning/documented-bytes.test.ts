@@ -1,12 +1,13 @@
 /** FORMAT.md tells the truth: its examples are what we write, and what we read. */
-import { join } from 'node:path'
 import { createHash } from 'node:crypto'
+import { join, relative } from 'node:path'
 import { privateKeyFromProtobuf } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { describe, expect, it, test } from 'vitest'
 import { chunkPath } from '../../../src/dht/chunk-path.ts'
 import { decodeFabricRecord, fabricIdOf } from '../../../src/dht/fabric.ts'
 import { pack, unpack } from '../../../src/dht/packed-chunk.ts'
+import { dataDirAt } from '../../../src/node/data-dir.ts'
 import { signerOfIdentity } from '../../../src/node/identity.ts'
 import { decodeSparse } from '../../../src/node/sparse-stream.ts'
 import { chunkIdOf, chunkIdOfDigest, digestOf } from '../../../src/protocols/cid.ts'
@@ -45,6 +46,12 @@ test.each(Object.entries(formatBytes))('%s is what is written', async (name, mak
 
 test.each(Object.entries(formatFiles))('%s is what is written', async (name, make) => {
   expect(documented.json(name)).toEqual(JSON.parse(await make()))
+})
+
+test('the data directory has what is documented', () => {
+  const { root, ...paths } = dataDirAt('data')
+  const names = documented.rows(/^\| `([a-z.]+)[/`]/gm).flat()
+  for (const path of Object.values(paths)) expect(names).toContain(relative(root, path))
 })
 
 describe('chunks', () => {
