@@ -60,7 +60,7 @@ function joinFrames (connection: Connection): void {
     if (frameBytes + frame.byteLength > JOINED_BYTES_MAX) flush()
     // Also what the connection would refuse.
     if (frame.byteLength > JOINED_BYTES_MAX || connection.status !== 'open') return send(frame)
-    if (frames.length === 0) process.nextTick(flushUnlessEnded)
+    if (frames.length === 0) setImmediate(flushUnlessEnded)
     frames.push(frame.subarray())
     frameBytes += frame.byteLength
     return !connection.writableNeedsDrain
