@@ -32,10 +32,10 @@ export async function syncFolder (folder: string): Promise<void> {
   }
 }
 
-/** Old content or new, also after a power cut; never half of it. */
-export async function replaceFile (path: string, content: string | Uint8Array): Promise<void> {
+/** Old content or new, also after a power cut; never half of it. `mode` is for a file that is not there yet. */
+export async function replaceFile (path: string, content: string | Uint8Array, { mode = 0o666 } = {}): Promise<void> {
   const aside = `${path}.new`
-  const handle = await open(aside, 'w')
+  const handle = await open(aside, 'w', mode)
   try {
     await handle.writeFile(content)
     await handle.sync()

@@ -1,11 +1,10 @@
 /**
  * Who a peer is: an ed25519 key in the data directory, made on the first start. Whoever has the file is the peer.
  */
-import { randomUUID } from 'node:crypto'
-import { open, readFile, rename, unlink } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { readFile } from 'node:fs/promises'
 import { generateKeyPair, privateKeyFromProtobuf, privateKeyToProtobuf } from '@libp2p/crypto/keys'
 import type { PrivateKey } from '@libp2p/interface'
+import { replaceFile } from '../mirror/files.ts'
 import { P2pvmError, errorCodeOf } from '../protocols/errors.ts'
 import { type Signer, signerOf } from '../protocols/signatures.ts'
 
@@ -24,7 +23,7 @@ export async function loadOrCreateIdentity (path: string): Promise<PrivateKey> {
     if (errorCodeOf(error) !== 'ERR_NOT_FOUND') throw error
   }
   const key = await generateKeyPair('Ed25519')
-  await writeAside(path, privateKeyToProtobuf(key))
+  await replaceFile(path, privateKeyToProtobuf(key), { mode: 0o600 })
   return key
 }
 
@@ -38,26 +37,5 @@ function readKey (bytes: Uint8Array, path: string): PrivateKey {
     return privateKeyFromProtobuf(bytes)
   } catch (error) {
     throw new P2pvmError('ERR_CORRUPT', `${path} does not hold a private key`, { path }, error)
-  }
-}
-
-async function writeAside (path: string, bytes: Uint8Array): Promise<void> {
-  const aside = `${path}.${randomUUID()}`
-  const file = await open(aside, 'wx', 0o600)
-  try {
-    await file.writeFile(bytes)
-    await file.sync()
-  } catch (error) {
-    await unlink(aside).catch(() => {})
-    throw error
-  } finally {
-    await file.close()
-  }
-  await rename(aside, path)
-  const directory = await open(dirname(path), 'r')
-  try {
-    await directory.sync()
-  } finally {
-    await directory.close()
   }
 }

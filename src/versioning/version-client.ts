@@ -2,7 +2,7 @@
  * Asking the version manager, wherever it is. A restart of it shows as a pause: every request may be repeated, and is, with the same
  * request id, until the deadline. State it owns: none.
  */
-import { untilAborted } from '../protocols/abort.ts'
+import { untilAborted, withDeadline } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Random } from '../protocols/seams.ts'
 import type { PeerId, Transport } from '../protocols/transport.ts'
@@ -81,12 +81,8 @@ export class VersionClient {
     const { transport, clock, locate, local } = this.#components
     const peer = await locate(signal)
     if (peer !== transport.self || local === undefined) return await askVersions<Op>(transport, peer, request, { deadlineMs, signal })
-    const deadline = clock.deadline(deadlineMs, signal)
-    try {
-      const serve = local[request.op] as (request: AnyVersionRequest, context: { peer: PeerId, signal: AbortSignal }) => Promise<VersionAnswer<Op>>
-      return await untilAborted(serve.call(local, request as AnyVersionRequest, { peer, signal: deadline.signal }), deadline.signal)
-    } finally {
-      deadline[Symbol.dispose]()
-    }
+    const serve = local[request.op] as (request: AnyVersionRequest, context: { peer: PeerId, signal: AbortSignal }) => Promise<VersionAnswer<Op>>
+    return await withDeadline(clock, deadlineMs, [signal], async (signal) =>
+      await untilAborted(serve.call(local, request as AnyVersionRequest, { peer, signal }), signal))
   }
 }
