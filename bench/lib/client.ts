@@ -17,7 +17,7 @@ export function createWorld (): World {
 export async function startClient (fabric: Fabric, folder: string): Promise<{ peer: Peer, world: World }> {
   const world = createWorld()
   const peer = await Peer.start({
-    roles: ['compute'], listen: [], bootstrap: fabric.storage[0]!.addresses.slice(0, 1), capacityBytes: 0, replicas: 3, writeQuorum: 2, memberList: true,
+    roles: ['compute'], listen: [], bootstrap: fabric.storage[0]!.addresses.slice(0, 1), capacityBytes: 0, cacheBytesMax: 2 ** 30, replicas: 3, writeQuorum: 2, memberList: true,
     dataDir: dataDirAt(folder), identity: await generateKeyPair('Ed25519')
   }, world)
   return { peer, world }

@@ -2,19 +2,19 @@
  * `Chunks` with a cache on this machine: what was got once is a file that the mounts open by path, and that this peer
  * serves to others. Order of a get: cache, own durable store and fabric (both in the `Chunks` underneath), cache again.
  *
- * State it owns: the fetches under way. Not for: eviction; verifying what a mount reads (it does so at first use).
+ * State it owns: the fetches under way. Not for: eviction (`evicting-cache.ts`); verifying what a mount reads (it does so at first use).
  */
 import { errorCodeOf } from '../protocols/errors.ts'
 import type { ChunkId } from '../protocols/cid.ts'
 import type { Counters, Log } from '../protocols/seams.ts'
-import type { ChunkStore } from './chunk-store.ts'
+import type { ChunkCache } from './chunk-store.ts'
 import type { ChunkAudit, ChunkOptions, Chunks, PutOutcome } from './chunks.ts'
 import { mapAtMost } from './semaphore.ts'
 import { SingleFlight } from './single-flight.ts'
 
 export interface CachedChunksComponents {
   readonly chunks: Chunks
-  readonly cache: ChunkStore
+  readonly cache: ChunkCache
   readonly log: Log
   readonly counters: Counters
 }
@@ -49,14 +49,22 @@ export class CachedChunks implements Chunks {
     return await this.#fromCache(id) ?? (await this.#fetch(id, options)).bytes
   }
 
-  /** Resolves when each of them is a verified file of the cache. As `Chunks.get`, and ERR_DISK_FULL. */
+  /**
+   * Resolves when each of them is a verified file of the cache: all at once, so that the cache goes beyond its bound when they
+   * are more than fit. What is evicted after that is a miss of whoever comes too late. As `Chunks.get`, and ERR_DISK_FULL.
+   */
   async ensureCached (ids: readonly ChunkId[], options: ChunkOptions = {}): Promise<void> {
-    const there = await this.#components.cache.have(ids)
-    const missing = [...new Set(ids.filter((_, index) => there[index] !== true))]
-    await mapAtMost(FETCHES_AT_ONCE, missing, async (id) => {
-      const { notCached } = await this.#fetch(id, options)
-      if (notCached !== undefined) throw notCached
-    })
+    const letGo = this.#components.cache.hold(ids)
+    try {
+      const there = await this.#components.cache.have(ids)
+      const missing = [...new Set(ids.filter((_, index) => there[index] !== true))]
+      await mapAtMost(FETCHES_AT_ONCE, missing, async (id) => {
+        const { notCached } = await this.#fetch(id, options)
+        if (notCached !== undefined) throw notCached
+      })
+    } finally {
+      letGo()
+    }
   }
 
   async #fetch (id: ChunkId, { signal, ...options }: ChunkOptions): Promise<Fetched> {

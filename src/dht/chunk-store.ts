@@ -24,5 +24,21 @@ export interface ChunkStore {
   usage (): { chunks: number, bytes: number }
 }
 
+/**
+ * A store that may forget: each of its files is unlinked when the room is needed, least recently used first. Every put, get
+ * and have of a chunk is a use of it.
+ */
+export interface ChunkCache extends ChunkStore {
+  /** None of these is forgotten until the returned function has been called, also when the cache goes beyond its bound so. */
+  hold (ids: readonly ChunkId[]): () => void
+  usage (): { chunks: number, bytes: number, bytesMax: number }
+}
+
+/**
+ * The mtime of a cache's file is its last use, to within this: whoever uses it, the daemon or a mount, writes it when what is
+ * there is older. So a restart and the other process know, and a read costs no write.
+ */
+export const USE_GRANULARITY_MS = 10 * 60 * 1000
+
 /** have and put renew a lease of this length: collection can never take what a writer counts on. */
 export const LEASE_MS = 24 * 60 * 60 * 1000

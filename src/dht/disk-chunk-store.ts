@@ -33,6 +33,14 @@ export interface DiskChunkStoreInit {
   readonly durable: boolean
   /** A put that would leave less than this free on the file system is refused with ERR_DISK_FULL. */
   readonly freeFloorBytes: number
+  /** Told of each chunk that is here already, before `open` resolves. */
+  readonly onFound?: (chunk: FoundChunk) => void
+}
+
+export interface FoundChunk {
+  readonly id: ChunkId
+  readonly sizeBytes: number
+  readonly mtimeMs: number
 }
 
 /** `have` renews a lease that has lost more than this: at most one inode is written per chunk and hour. */
@@ -137,6 +145,7 @@ export class DiskChunkStore implements ChunkStore {
       throw diskError(error)
     }
     this.#count(-1, -found.sizeBytes)
+    this.#free.sampledAtMs = -Infinity // there may be room now: the next put asks
   }
 
   async #putAlone (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
@@ -245,7 +254,9 @@ export class DiskChunkStore implements ChunkStore {
       const ids = (await this.#components.disk.readdir(shardPath(this.#init.root, shard))).filter((name) => CHUNK_ID_PATTERN.test(name))
       await mapAtMost(SCANS_AT_ONCE, ids, async (id) => {
         const found = await this.#stat(this.pathOf(id))
-        if (found !== undefined) this.#count(1, found.sizeBytes)
+        if (found === undefined) return
+        this.#count(1, found.sizeBytes)
+        this.#init.onFound?.({ id, ...found })
       })
     }
   }

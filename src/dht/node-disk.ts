@@ -4,7 +4,7 @@
  * Each call occupies a thread of libuv's pool, also while it waits for the disk. The pool has four unless
  * UV_THREADPOOL_SIZE says otherwise: durable puts are as fast with four as with 16 (measured), but reads queue behind syncs.
  */
-import { mkdir, open, readdir, readFile, rename, stat, statfs, unlink, type FileHandle } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, stat, statfs, unlink, utimes, type FileHandle } from 'node:fs/promises'
 import type { Disk, DiskFile } from '../protocols/seams.ts'
 
 export const nodeDisk: Disk = {
@@ -38,6 +38,10 @@ export const nodeDisk: Disk = {
     } finally {
       await file.close()
     }
+  },
+
+  async setMtime (path, mtimeMs) {
+    await utimes(path, mtimeMs / 1000, mtimeMs / 1000)
   },
 
   async syncDirectory (path) {

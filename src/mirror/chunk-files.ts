@@ -3,12 +3,17 @@
  * by the daemon when it is not there, checked against its name, and its descriptor is published in the slots of every table
  * that asks for it. From then on workers read it alone.
  *
+ * The daemon may unlink a file at any time, to make room. One that is open here is read on, and given back when nobody has
+ * read it for a while; one that is not is a miss. That a file is in use is said by its mtime (`USE_GRANULARITY_MS`): when it
+ * is opened, and for as long as workers read it by a walk over all that are open.
+ *
  * State it owns: the descriptors, at most `openMax` of them; the least recently used go, workers being past them first.
- * Not for: eviction of cache files (`unlink` by the daemon; the kernel keeps an open one alive), fetching (the daemon).
+ * Not for: choosing what is evicted, fetching (both the daemon's).
  */
-import { closeSync, fstatSync, openSync, read, unlinkSync } from 'node:fs'
+import { closeSync, fstatSync, futimesSync, openSync, read, type Stats, unlinkSync } from 'node:fs'
 import { promisify } from 'node:util'
 import { chunkPath } from '../dht/chunk-path.ts'
+import { USE_GRANULARITY_MS } from '../dht/chunk-store.ts'
 import { withDeadline } from '../protocols/abort.ts'
 import { CHUNK_BYTES_MAX, type ChunkId, matches } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
@@ -44,8 +49,11 @@ interface OpenChunk {
 
 /** A quiesce closes this many descriptors at least, so that its cost is shared. */
 const CLOSE_BATCH = 64
-/** Looks at one chunk's file in one miss: bad or evicted at once so often, the disk or the daemon is broken, and we say so. */
+/** Looks at one chunk's file in a row: bad so often, the disk is broken, and we say so; evicted so often, we wait before we ask again. */
 const ATTEMPTS_MAX = 4
+/** A walk over all open files rests after so many, for requests that wait for the main thread. */
+const WALK_BATCH = 64
+const WALK_REST_MS = 1
 
 export class ChunkFiles {
   readonly #components: ChunkFilesComponents
@@ -74,7 +82,9 @@ export class ChunkFiles {
     if (id === null) return // a hole, and its slot says so
     while (!this.#publish(id, table, index)) {
       await this.#flights.join(id, signal, async () => {
-        await withDeadline(clock, missDeadlineMs, [ending], async (own) => { await this.#obtain(id, own) })
+        await withDeadline(clock, missDeadlineMs, [ending], async (own) => {
+          await patiently(clock, own, async () => { await this.#obtain(id, own) })
+        })
       })
     }
   }
@@ -87,14 +97,14 @@ export class ChunkFiles {
     return true
   }
 
-  /** Opens the chunk's file and checks it, fetching it when it is not there or bad. */
+  /** Opens the chunk's file and checks it, fetching it when it is not there or bad. ERR_UNAVAILABLE when it is evicted faster than that. */
   async #obtain (id: ChunkId, signal: AbortSignal): Promise<void> {
     let outcome: 'open' | 'absent' | 'corrupt' = 'absent'
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
       if (this.#open.size >= this.#init.openMax) await this.#makeRoom()
       outcome = await this.#openVerified(id)
       if (outcome === 'open') return
-      await patiently(this.#components.clock, signal, async () => { await this.#fetch(id, signal) })
+      await this.#fetch(id, signal)
     }
     throw new P2pvmError(outcome === 'corrupt' ? 'ERR_CORRUPT' : 'ERR_UNAVAILABLE', `the cache file of ${id} is ${outcome} however often it is fetched`, { cid: id })
   }
@@ -108,7 +118,9 @@ export class ChunkFiles {
       if (isNodeError(error, 'ENOENT')) return 'absent'
       throw error
     }
-    if (await fileMatches(fd, id)) {
+    const found = fstatSync(fd)
+    if (await fileMatches(fd, found.size, id)) {
+      this.#noteUse(fd, found)
       this.#open.set(id, { fd, users: [] })
       this.counters.opened++
       return 'open'
@@ -159,6 +171,53 @@ export class ChunkFiles {
     await this.#close(victims)
   }
 
+  /** Until the mount ends: what is read from now on is known to the daemon as used, and evicted files that nobody reads are closed. */
+  async keepNotingUses (): Promise<void> {
+    const { clock, log, signal } = this.#components
+    while (!signal.aborted) {
+      try {
+        await clock.sleep(USE_GRANULARITY_MS, signal)
+        await this.#noteUses(signal)
+      } catch (error) {
+        if (!signal.aborted) log.warn('which chunks are in use could not be noted', { error })
+      }
+    }
+  }
+
+  async #noteUses (signal: AbortSignal): Promise<void> {
+    const ids = [...this.#open.keys()]
+    for (let at = 0; at < ids.length; at += WALK_BATCH) {
+      await this.#close(ids.slice(at, at + WALK_BATCH).flatMap((id) => this.#noteUseOf(id)))
+      await this.#components.clock.sleep(WALK_REST_MS, signal)
+    }
+  }
+
+  /** The descriptor, when it is to be closed. In one go: across a wait it could become another file's. */
+  #noteUseOf (id: ChunkId): number[] {
+    const chunk = this.#open.get(id)
+    if (chunk === undefined) return []
+    const used = chunk.users.some(({ table, index }) => table.used[index] === 1)
+    const found = fstatSync(chunk.fd)
+    if (!used && found.nlink > 0) return []
+    this.#open.delete(id)
+    if (!used) return [this.#withdraw(chunk)]
+    // To the end: who comes to close some finds no other trace of this use.
+    for (const { table, index } of chunk.users) table.used[index] = 0
+    this.#open.set(id, chunk)
+    this.#noteUse(chunk.fd, found)
+    return []
+  }
+
+  #noteUse (fd: number, { mtimeMs }: Stats): void {
+    const nowMs = this.#components.clock.now()
+    if (nowMs - mtimeMs < USE_GRANULARITY_MS) return
+    try {
+      futimesSync(fd, nowMs / 1000, nowMs / 1000)
+    } catch {
+      // Another user's file, or a disk that is read-only: it counts as used when it was fetched, and may go a little early.
+    }
+  }
+
   /** The tables are used no more: their slots are forgotten, and descriptors that nobody else uses are closed. */
   async release (tables: ReadonlySet<VersionTable>): Promise<void> {
     const victims: number[] = []
@@ -185,8 +244,7 @@ export class ChunkFiles {
   }
 }
 
-async function fileMatches (fd: number, id: ChunkId): Promise<boolean> {
-  const { size } = fstatSync(fd)
+async function fileMatches (fd: number, size: number, id: ChunkId): Promise<boolean> {
   if (size > CHUNK_BYTES_MAX) return false
   const bytes = Buffer.allocUnsafe(size)
   for (let done = 0; done < size;) {

@@ -5,12 +5,13 @@
  * The file is JSON, `{"capacity": "2TiB", "bootstrap": ["/ip4/…"]}`, keys as the flags. Not for: what a single command
  * takes (`--name`, `--json`), which is in that command's file.
  */
-import { readFileSync } from 'node:fs'
+import { readFileSync, statfsSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import type { Role } from '../dht/membership.ts'
+import { CHUNK_BYTES_MAX } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
-import { parseBytes } from './units.ts'
+import { formatBytes, parseBytes } from './units.ts'
 import { LOG_LEVELS, type LogLevel } from './world.ts'
 
 /** All that one peer is told from outside. */
@@ -26,6 +27,8 @@ export interface DaemonConfig {
   readonly control: string
   /** What a storage peer offers: its weight in placement. */
   readonly capacityBytes: number
+  /** What the files of the chunk cache may take. */
+  readonly cacheBytesMax: number
   readonly replicas: number
   readonly writeQuorum: number
   /** False: place and find by kad-dht lookups only. */
@@ -65,7 +68,7 @@ export type Origin = 'flag' | 'environment' | 'file' | 'default'
 interface One<T> {
   readonly help: string
   readonly read: (text: string) => T
-  readonly fallback: (machine: Machine) => T
+  readonly fallback: (machine: Machine, dataDir: () => string) => T
 }
 
 /** Given as several flags, a JSON array, or separated by commas. */
@@ -85,6 +88,10 @@ export interface Machine {
 
 /** Equal for all who do not say otherwise: then chunks spread evenly. */
 const CAPACITY_BYTES_DEFAULT = 100 * 2 ** 30
+/** Any two chunks fit. */
+const CACHE_BYTES_MIN = 2 * CHUNK_BYTES_MAX
+const CACHE_BYTES_DEFAULT_MIN = 2 ** 30
+const CACHE_SHARE_DEFAULT = 1 / 10
 const ROLES: readonly Role[] = ['storage', 'versions', 'compute']
 /** linux/un.h: sun_path has 108 bytes, the last is NUL. */
 const SOCKET_PATH_BYTES_MAX = 107
@@ -100,6 +107,11 @@ export const SETTINGS = {
   listen: list({ help: 'address to listen on (multiaddr)', read: readMultiaddr, fallback: () => ['/ip4/0.0.0.0/tcp/4190'] }),
   bootstrap: list({ help: 'address of a peer of the fabric (multiaddr with /p2p/PEER)', read: readMultiaddr, fallback: () => [] }),
   capacity: one({ help: 'what a storage peer offers: its weight in placement', read: readCapacity, fallback: () => CAPACITY_BYTES_DEFAULT }),
+  'cache-size': one({
+    help: 'what the chunk cache may take; unless told, a tenth of the file system of --data, at least 1 GiB',
+    read: readCacheSize,
+    fallback: (_, dataDir) => Math.max(CACHE_BYTES_DEFAULT_MIN, Math.floor(fileSystemBytes(dataDir()) * CACHE_SHARE_DEFAULT))
+  }),
   replicas: one({ help: 'copies of each chunk, R', read: readCount, fallback: () => 3 }),
   'write-quorum': one({ help: 'copies on disk before a write is acknowledged, W', read: readCount, fallback: () => 2 }),
   'member-list': one<'on' | 'off'>({ help: 'on: hold the whole member list; off: find peers by lookups only', read: oneOf('member-list', ['on', 'off']), fallback: () => 'on' }),
@@ -148,7 +160,7 @@ export class Config {
     }
     const fromFile = this.#file.values[name]
     if (fromFile !== undefined) return { name, value: read(name, fromFile, this.#file.path), origin: 'file', from: this.#file.path }
-    return { name, value: SETTINGS[name].fallback(this.#machine), origin: 'default', from: null }
+    return { name, value: SETTINGS[name].fallback(this.#machine, () => this.get('data')), origin: 'default', from: null }
   }
 
   rows (): ConfigRow[] {
@@ -234,6 +246,23 @@ function readCapacity (text: string): number {
   const bytes = parseBytes(text)
   if (bytes === 0) throw new P2pvmError('ERR_USAGE', 'a capacity of nothing: leave the role storage away instead')
   return bytes
+}
+
+function readCacheSize (text: string): number {
+  const bytes = parseBytes(text)
+  if (bytes < CACHE_BYTES_MIN) throw new P2pvmError('ERR_USAGE', `a cache takes at least ${formatBytes(CACHE_BYTES_MIN)}, not ${text}`)
+  return bytes
+}
+
+/** Of the one that the folder is on, or will be. */
+function fileSystemBytes (folder: string): number {
+  try {
+    const { blocks, bsize } = statfsSync(folder)
+    return blocks * bsize
+  } catch (error) {
+    if (folder === dirname(folder)) throw error
+    return fileSystemBytes(dirname(folder))
+  }
 }
 
 /** R and W are asked of the 20 nearest members; more than that cannot be placed. */

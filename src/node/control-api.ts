@@ -60,7 +60,7 @@ export interface Status {
   /** What this storage peer keeps; null for a peer without the role. */
   readonly stored: { readonly chunks: number, readonly bytes: number, readonly records: number } | null
   /** This compute peer's cache; null for a peer without the role. */
-  readonly cache: { readonly chunks: number, readonly bytes: number } | null
+  readonly cache: { readonly chunks: number, readonly bytes: number, readonly bytesMax: number } | null
   readonly mounts: ReadonlyArray<{ readonly mountpoint: string, readonly pid: number }>
   /** Counters by name, labels summed: chunk_bytes_sent_total, chunk_bytes_received_total, … */
   readonly counters: Readonly<Record<string, number>>

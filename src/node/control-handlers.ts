@@ -153,7 +153,7 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
 
     async readBlob (ref, { offset = 0, size }, { signal }) {
       const version = await blobs.resolve(ref, { signal })
-      // Not through the cache: it is for what machines read again, and has no bound but the disk.
+      // Not through the cache: it is for what machines read again, and one read of all would push that out.
       const items = readVersion(version, { offset, size: size ?? version.size }, { blobs, chunks: peer.chunks, signal })
       return { version: rowOf(version), items }
     },

@@ -9,9 +9,10 @@ import type { Libp2p, PrivateKey } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { CachedChunks } from '../dht/cached-chunks.ts'
 import { serveChunkStore } from '../dht/chunk-service.ts'
-import type { ChunkStore } from '../dht/chunk-store.ts'
+import type { ChunkCache, ChunkStore } from '../dht/chunk-store.ts'
 import type { Chunks } from '../dht/chunks.ts'
 import { DiskChunkStore } from '../dht/disk-chunk-store.ts'
+import { EvictingCache } from '../dht/evicting-cache.ts'
 import { encodeFabricRecord, type FabricRecord } from '../dht/fabric.ts'
 import { KadMembership, kadLookup } from '../dht/kad-membership.ts'
 import { openLmdbStore } from '../dht/lmdb-store.ts'
@@ -49,7 +50,7 @@ export interface PeerOverrides {
   readonly wrapChunkStore?: (store: ChunkStore) => ChunkStore
 }
 
-export interface PeerInit extends Pick<DaemonConfig, 'roles' | 'listen' | 'bootstrap' | 'capacityBytes' | 'replicas' | 'writeQuorum' | 'memberList'> {
+export interface PeerInit extends Pick<DaemonConfig, 'roles' | 'listen' | 'bootstrap' | 'capacityBytes' | 'cacheBytesMax' | 'replicas' | 'writeQuorum' | 'memberList'> {
   readonly dataDir: DataDir
   readonly identity: PrivateKey
 }
@@ -69,7 +70,7 @@ export class Peer {
   readonly membership: Membership
   readonly chunks: Chunks
   readonly cachedChunks: CachedChunks
-  readonly cache: ChunkStore
+  readonly cache: ChunkCache
   readonly blobs: Blobs
   readonly #memberList: boolean
   readonly #open: Open
@@ -141,7 +142,7 @@ interface Stores {
   readonly records: RecordStore | undefined
   readonly versions: KeyValueStore | undefined
   readonly seen: KeyValueStore
-  readonly cache: ChunkStore
+  readonly cache: ChunkCache
   readonly keyValueStores: readonly KeyValueStore[]
 }
 
@@ -210,7 +211,7 @@ function withAddresses (fabric: FabricRecord, self: PeerId, membership: Membersh
   return { ...fabric, versionManager: { peer, addresses: now } }
 }
 
-async function openStores ({ dataDir, roles }: PeerInit, world: World, { wrapChunkStore = (store) => store }: PeerOverrides): Promise<Stores> {
+async function openStores ({ dataDir, roles, cacheBytesMax }: PeerInit, world: World, { wrapChunkStore = (store) => store }: PeerOverrides): Promise<Stores> {
   for (const folder of [dataDir.cache, dataDir.working, dataDir.mounts]) await mkdir(folder, { recursive: true, mode: 0o750 })
   const components = { disk: nodeDisk, ...world }
   const recordStore = roles.includes('storage') ? await openLmdbStore(dataDir.records) : undefined
@@ -223,7 +224,7 @@ async function openStores ({ dataDir, roles }: PeerInit, world: World, { wrapChu
     records: recordStore === undefined ? undefined : new RecordStore({ store: recordStore, clock: world.clock }),
     versions: versionStore,
     seen,
-    cache: await DiskChunkStore.open(components, { root: dataDir.cache, durable: false, freeFloorBytes: FREE_FLOOR_BYTES }),
+    cache: await EvictingCache.open(components, { root: dataDir.cache, bytesMax: cacheBytesMax, freeFloorBytes: FREE_FLOOR_BYTES }),
     keyValueStores: [recordStore, versionStore, seen].filter((store) => store !== undefined)
   }
 }

@@ -47,6 +47,7 @@ const PLACEHOLDERS: Readonly<Record<SettingName, string>> = {
   listen: 'ADDR',
   bootstrap: 'ADDR',
   capacity: 'SIZE',
+  'cache-size': 'SIZE',
   replicas: 'R',
   'write-quorum': 'W',
   'member-list': 'on|off',

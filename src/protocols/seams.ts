@@ -42,6 +42,8 @@ export interface Disk {
   stat (path: string): Promise<DiskStat>
   /** Sets the modification time and syncs it. */
   touch (path: string, mtimeMs: number): Promise<void>
+  /** Sets it without a sync: a power cut may take it back. */
+  setMtime (path: string, mtimeMs: number): Promise<void>
   syncDirectory (path: string): Promise<void>
   /** Bytes free for us on the file system that holds `path`. */
   freeBytes (path: string): Promise<number>

@@ -49,6 +49,7 @@ await runDaemon({
   roles: ['storage'],
   listen: ['/ip4/127.0.0.1/tcp/0'],
   capacityBytes: 100 * 2 ** 30,
+  cacheBytesMax: 2 ** 30,
   replicas: 3,
   writeQuorum: 2,
   memberList: true,

@@ -186,6 +186,10 @@ export class SimulatedDisk implements Disk {
     })
   }
 
+  async setMtime (path: string, mtimeMs: number): Promise<void> {
+    await this.#step('setMtime', () => { this.#inode(path).mtimeMs = mtimeMs })
+  }
+
   async syncDirectory (path: string): Promise<void> {
     // Only what was there when it began: names that come while it runs may have missed it.
     const begun = this.#changes.filter(({ folder }) => folder === path)

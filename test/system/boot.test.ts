@@ -60,7 +60,7 @@ describeWith([...DEBIAN_GUEST, 'fuse'], 'a Debian machine on the fabric', () => 
 
       it('boots on a peer that has never seen the image, fetching what it touches, and is committed as an image', async ({ signal }) => {
         const peer = live.compute(index)
-        expect(await cacheOf(peer)).toEqual({ chunks: 0, bytes: 0 })
+        expect(await cacheOf(peer)).toMatchObject({ chunks: 0, bytes: 0 })
         expect(await receivedBytes(peer)).toBe(0)
         const { path, name } = await workingCopy(peer, `first-${cache}`, `debian-12@${original.version}`)
 

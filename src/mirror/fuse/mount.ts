@@ -107,6 +107,7 @@ export async function startMount (init: MountInit): Promise<Mount> {
     })
     const mount = new RunningMount({ device, server, namespace, files, tables, chunkFiles, clock, log, ending })
     await mount.start(source, folders.working, missDeadlineMs)
+    void chunkFiles.keepNotingUses()
     return mount
   } catch (error) {
     abortSync(device)

@@ -8,7 +8,7 @@ export function daemonCommand (session: Session): Command {
   return command('daemon', {
     description: 'run one peer, until SIGTERM or SIGINT; prints one line of JSON when it is ready',
     exits: [EXIT.conflict, ...DAEMON_EXITS],
-    settings: ['data', 'role', 'listen', 'bootstrap', 'capacity', 'replicas', 'write-quorum', 'member-list', 'log-level']
+    settings: ['data', 'role', 'listen', 'bootstrap', 'capacity', 'cache-size', 'replicas', 'write-quorum', 'member-list', 'log-level']
   })
     .addHelpText('after', '\nThe first peer with the role versions, on an empty --data and without --bootstrap, makes the fabric.')
     .action(async (options: Options) => {
@@ -32,6 +32,7 @@ function daemonConfig (options: Options, { output, signal }: Session): DaemonCon
     bootstrap: config.get('bootstrap'),
     control: config.get('control'),
     capacityBytes: config.get('capacity'),
+    cacheBytesMax: config.get('cache-size'),
     replicas,
     writeQuorum,
     memberList: config.get('member-list') === 'on',

@@ -16,7 +16,7 @@ export function statusCommand ({ output, signal }: Session): Command {
         ['members', `${status.membersUp} up of ${status.members}${status.memberListComplete ? '' : ' (list not complete)'}`],
         ['stored', holding(status.stored)],
         ['records', status.stored?.records ?? null],
-        ['cache', holding(status.cache)],
+        ['cache', status.cache && `${holding(status.cache)} of ${formatBytes(status.cache.bytesMax)}`],
         ['mounts', status.mounts.map(({ mountpoint, pid }) => `${mountpoint} (pid ${pid})`).join(', ') || null],
         ['data', status.dataDir],
         ['process', `pid ${status.pid}, p2pvm ${status.version}, up ${formatDuration(status.uptimeMs)}`]

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { CachedChunks } from '../../../src/dht/cached-chunks.ts'
-import { DiskChunkStore } from '../../../src/dht/disk-chunk-store.ts'
+import { EvictingCache } from '../../../src/dht/evicting-cache.ts'
 import { createCounters } from '../../../src/node/world.ts'
 import { chunkIdOf } from '../../../src/protocols/cid.ts'
 import { FakeClock, settle } from '../../harness/fake-clock.ts'
@@ -23,14 +23,14 @@ class CountingChunks extends MemoryChunks {
   }
 }
 
-async function make (capacityBytes = Infinity): Promise<{ fabric: CountingChunks, cache: DiskChunkStore, disk: SimulatedDisk, cached: CachedChunks, counters: ReturnType<typeof createCounters> }> {
+async function make (capacityBytes = Infinity, bytesMax = 2 ** 30): Promise<{ fabric: CountingChunks, cache: EvictingCache, clock: FakeClock, disk: SimulatedDisk, cached: CachedChunks, counters: ReturnType<typeof createCounters> }> {
   const clock = new FakeClock()
   const disk = new SimulatedDisk({ power: new Power('cache'), clock, capacityBytes })
   const counters = createCounters()
-  const cache = await DiskChunkStore.open({ disk, clock, log: silentLog, counters }, { root: '/cache', durable: false, freeFloorBytes: 0 })
+  const cache = await EvictingCache.open({ disk, clock, log: silentLog, counters }, { root: '/cache', bytesMax, freeFloorBytes: 0 })
   const fabric = new CountingChunks()
   for (const index of [0, 1, 2]) await fabric.put(chunkIdOf(chunk(index)), chunk(index))
-  return { fabric, cache, disk, cached: new CachedChunks({ chunks: fabric, cache, log: silentLog, counters }), counters }
+  return { fabric, cache, clock, disk, cached: new CachedChunks({ chunks: fabric, cache, log: silentLog, counters }), counters }
 }
 
 describe('cached chunks', () => {
@@ -56,6 +56,28 @@ describe('cached chunks', () => {
     expect(disk.paths()).toEqual(ids.map((one) => cache.pathOf(one)).sort())
     await cached.ensureCached(ids)
     expect(fabric.gets).toBe(3)
+  })
+
+  it('are all files when ensureCached returns, also when they are more than fit: the excess goes a little later', async () => {
+    const { cached, disk, cache, clock, counters } = await make(Infinity, 2 * 4096)
+    const ids = [0, 1, 2].map((index) => chunkIdOf(chunk(index)))
+    await cached.ensureCached(ids)
+    expect(disk.paths()).toEqual(ids.map((one) => cache.pathOf(one)).sort())
+    await cached.ensureCached(ids)
+    expect(counters.value('cache_evictions_total')).toBe(0)
+    await clock.advance(1000)
+    expect(cache.usage()).toEqual({ chunks: 1, bytes: 4096, bytesMax: 2 * 4096 })
+    expect(disk.paths()).toHaveLength(1)
+  })
+
+  it('are evicted by what comes later, also while others are waited for in another call', async () => {
+    const { cached, cache } = await make(Infinity, 2 * 4096)
+    const [one, two, three] = [0, 1, 2].map((index) => chunkIdOf(chunk(index))) as [string, string, string]
+    await cached.ensureCached([one])
+    await Promise.all([cached.ensureCached([two]), cached.ensureCached([three])])
+    expect(await cache.have([one])).toEqual([false])
+    await cached.ensureCached([one])
+    expect(await cache.have([one])).toEqual([true])
   })
 
   it('replace a file that has rotted', async () => {

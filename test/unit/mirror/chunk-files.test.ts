@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, unlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { chunkPath } from '../../../src/dht/chunk-path.ts'
+import { USE_GRANULARITY_MS } from '../../../src/dht/chunk-store.ts'
 import { ChunkFiles } from '../../../src/mirror/chunk-files.ts'
 import { FileView, SLOT_UNKNOWN } from '../../../src/mirror/file-view.ts'
 import { LEAF_CHUNKS } from '../../../src/mirror/leaf-store.ts'
@@ -13,6 +14,7 @@ import { VersionTables } from '../../../src/mirror/version-tables.ts'
 import { nodeClock as clock } from '../../../src/node/world.ts'
 import { type ChunkId, chunkIdOf } from '../../../src/protocols/cid.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
+import { FakeClock } from '../../harness/fake-clock.ts'
 
 const CHUNK = 4096
 const COUNT = 150
@@ -121,6 +123,83 @@ describe('chunk files', () => {
     expect(unknown.length).toBeGreaterThan(0)
     await files.ensure(table, unknown.slice(0, 10), signal)
     for (const index of unknown.slice(0, 10)) expect(read(table, index * CHUNK, (index + 1) * CHUNK)?.equals(image.subarray(index * CHUNK, (index + 1) * CHUNK))).toBe(true)
+  })
+
+  it('that are evicted before they can be opened are asked for again, however often', async () => {
+    const files = makeFiles()
+    const table = makeTable()
+    let evictions = 10
+    fetch = async (chunks) => {
+      for (const id of chunks) put(id)
+      if (evictions-- > 0) for (const id of chunks) unlinkSync(chunkPath(folder, id))
+    }
+    await files.ensure(table, [0], signal)
+    expect(read(table, 0, CHUNK)?.equals(image.subarray(0, CHUNK))).toBe(true)
+    expect(fetches).toHaveLength(11)
+    evictions = Infinity
+    await expect(makeFiles(1000, 200).ensure(makeTable(), [2], signal)).rejects.toMatchObject({ code: 'ERR_UNAVAILABLE' })
+  })
+
+  it('that are evicted while they are open are read on; closed, they are a miss', async () => {
+    const files = makeFiles(20)
+    const table = makeTable()
+    await files.ensure(table, [0], signal)
+    unlinkSync(chunkPath(folder, ids[0] ?? ''))
+    expect(read(table, 0, CHUNK)?.equals(image.subarray(0, CHUNK))).toBe(true)
+    expect(fetches).toHaveLength(1)
+    for (let first = 10; table.slots[0] !== SLOT_UNKNOWN; first += 10) await files.ensure(table, range(first, first + 10), signal)
+    const before = fetches.length
+    await files.ensure(table, [0], signal)
+    expect(fetches.slice(before)).toEqual([[ids[0]]])
+    expect(read(table, 0, CHUNK)?.equals(image.subarray(0, CHUNK))).toBe(true)
+  })
+
+  describe('say by their time that they are used', () => {
+    const longAgo = new Date(Date.now() - 2 * USE_GRANULARITY_MS)
+    const pathOf = (index: number): string => chunkPath(folder, ids[index] ?? '')
+    const putLongAgo = (index: number): void => {
+      put(ids[index] ?? '')
+      utimesSync(pathOf(index), longAgo, longAgo)
+    }
+    const isNoted = (index: number): boolean => statSync(pathOf(index)).mtimeMs > Date.now() - USE_GRANULARITY_MS / 2
+
+    it('when they are opened, but not when that is known already', async () => {
+      putLongAgo(0)
+      put(ids[1] ?? '')
+      const justNow = new Date(Date.now() - USE_GRANULARITY_MS / 4)
+      utimesSync(pathOf(1), justNow, justNow)
+      await makeFiles().ensure(makeTable(), [0, 1], signal)
+      expect(isNoted(0)).toBe(true)
+      expect(statSync(pathOf(1)).mtimeMs).toBe(justNow.getTime())
+    })
+
+    it('while workers read them; those that were evicted, and that nobody reads, are closed', async () => {
+      const fakeClock = new FakeClock(Date.now())
+      const ending = new AbortController()
+      const files = new ChunkFiles({ source, clock: fakeClock, log: quiet, quiesce: async () => { quiesced++ }, signal: ending.signal }, { folder, openMax: 1000, missDeadlineMs: 5000 })
+      const table = makeTable()
+      const [used, idle, evicted, evictedAndUsed] = [0, 1, 2, 3]
+      for (const index of range(0, 4)) put(ids[index] ?? '')
+      await files.ensure(table, range(0, 4), signal)
+      for (const index of range(0, 4)) utimesSync(pathOf(index), longAgo, longAgo)
+      for (const index of [evicted, evictedAndUsed]) unlinkSync(pathOf(index))
+      const noting = files.keepNotingUses()
+      read(table, used * CHUNK, (used + 1) * CHUNK)
+      read(table, evictedAndUsed * CHUNK, (evictedAndUsed + 1) * CHUNK)
+      await fakeClock.advance(USE_GRANULARITY_MS + 1)
+      expect([isNoted(used), isNoted(idle)]).toEqual([true, false])
+      expect(range(0, 4).filter((index) => table.slots[index] === SLOT_UNKNOWN)).toEqual([evicted])
+      expect(files.counters.closed).toBe(1)
+      expect(quiesced).toBe(1)
+
+      utimesSync(pathOf(used), longAgo, longAgo)
+      await fakeClock.advance(USE_GRANULARITY_MS + 1)
+      expect(isNoted(used)).toBe(false) // not read since
+      expect(files.counters.closed).toBe(2)
+      expect(existsSync(pathOf(evictedAndUsed))).toBe(false)
+      ending.abort()
+      await noting
+    })
   })
 
   it('wait for a daemon that comes back, until the deadline', async () => {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -24,7 +24,7 @@ describe('precedence', () => {
     expect(all.row('write-quorum')).toEqual({ name: 'write-quorum', value: 3, origin: 'environment', from: 'P2PVM_WRITE_QUORUM' })
     expect(all.row('data')).toEqual({ name: 'data', value: '/from/file', origin: 'file', from: P2PVM_CONFIG })
     expect(all.row('log-level')).toEqual({ name: 'log-level', value: 'info', origin: 'default', from: null })
-    expect(all.rows().length).toBe(10)
+    expect(all.rows().length).toBe(11)
   })
 
   test('an empty variable says nothing', () => {
@@ -41,6 +41,7 @@ describe('values', () => {
 
   test('sizes have units', () => {
     expect(config({ capacity: '2TiB' }).get('capacity')).toBe(2 ** 41)
+    expect(config({}, { P2PVM_CACHE_SIZE: '8MiB' }).get('cache-size')).toBe(2 ** 23)
   })
 
   test.each<[string, Flags, Machine['env'], RegExp]>([
@@ -49,6 +50,7 @@ describe('values', () => {
     ['an address that is none', { listen: 'localhost:80' }, {}, /--listen: not an address/],
     ['a socket path that is too long', { control: `/${'x'.repeat(107)}` }, {}, /at most 107 bytes/],
     ['a capacity of nothing', { capacity: '0' }, {}, /--capacity/],
+    ['a cache that does not hold two chunks', {}, { P2PVM_CACHE_SIZE: '7MiB' }, /P2PVM_CACHE_SIZE: .*at least 8 MiB/],
     ['a configuration file that is not there', {}, { P2PVM_CONFIG: '/nonexistent' }, /cannot read the configuration file/]
   ])('%s is refused, naming where it came from', (_, flags, env, message) => {
     expect(() => config(flags, env).rows()).toThrow(expect.objectContaining({ code: 'ERR_USAGE', message: expect.stringMatching(message) }))
@@ -65,6 +67,14 @@ describe('defaults', () => {
     expect(config({}).get('control')).toBe('/home/me/.local/share/p2pvm/control.sock')
     expect(config({}, { XDG_RUNTIME_DIR: '/run/user/1000', XDG_DATA_HOME: '/data' }).get('control')).toBe('/run/user/1000/p2pvm/control.sock')
     expect(config({}, { XDG_DATA_HOME: '/data' }).get('data')).toBe('/data/p2pvm')
+  })
+
+  test('give the cache a tenth of the file system of the data, at least 1 GiB', () => {
+    const { blocks, bsize } = statfsSync(folder)
+    const tenth = Math.floor(blocks * bsize / 10)
+    expect(config({ data: join(folder, 'not', 'yet') }).get('cache-size')).toBe(Math.max(2 ** 30, tenth))
+    expect(config({ data: '/proc/self' }).get('cache-size')).toBe(2 ** 30) // a file system without a size
+    expect(config({ data: folder }).row('cache-size')).toMatchObject({ origin: 'default', from: null })
   })
 
   test('are the system\'s folders for root', () => {
