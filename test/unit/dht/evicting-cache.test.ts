@@ -174,6 +174,27 @@ describe('what is held', () => {
   })
 })
 
+describe('a chunk on its way out', () => {
+  it.each<[string, (cache: EvictingCache) => Promise<boolean>]>([
+    ['get', async (cache) => await cache.get(idOf(0)) !== undefined],
+    ['have', async (cache) => (await cache.have([idOf(0)]))[0] === true],
+    ['put', async (cache) => await cache.put(idOf(0), chunkOf(0)).then(() => true)]
+  ])('is gone before %s looks for it', async (_, ask) => {
+    // At each moment of the eviction.
+    for (let turns = 0; turns < 60; turns++) {
+      const machine = new Machine()
+      const cache = await machine.open()
+      await putAll(cache, range(0, 20))
+      const putting = putAll(cache, [20])
+      for (let turn = 0; turn < turns; turn++) await Promise.resolve()
+      const there = await ask(cache)
+      await putting
+      expect(machine.here(cache).includes(0)).toBe(there)
+      machine.expectCounted(cache)
+    }
+  })
+})
+
 describe('many at once', () => {
   it('never pass the bound by more than what is on its way, and are counted once', async () => {
     const machine = new Machine()

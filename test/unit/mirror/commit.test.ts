@@ -14,6 +14,7 @@ import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
 import { unmountedSealable } from '../../../src/mirror/unmounted-copy.ts'
 import { createWorkingCopy, listWorkingCopies, LockedCopy } from '../../../src/mirror/working-copy.ts'
 import { nodeClock as clock, nodeRandom as random } from '../../../src/node/world.ts'
+import { type ChunkId, chunkIdOf } from '../../../src/protocols/cid.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
 import type { BlobClient } from '../../../src/versioning/blob-client.ts'
 import type { PublishRequest, Version } from '../../../src/versioning/blobs.ts'
@@ -21,16 +22,23 @@ import { MemoryFabric } from '../../harness/memory-fabric.ts'
 
 const PAGES = 8
 const NAME = 'vm1'
-/** The mount's cache is none of this test's business. */
-const cache = { put: async () => true } as unknown as ChunkStore
+/** Takes all, and says of each chunk whether the fabric had it by then. */
+const cache = {
+  put: async (id: ChunkId) => {
+    cached.push({ id, inFabric: fabric.chunks.values.has(id) })
+    return true
+  }
+} as unknown as ChunkStore
 
 let working: string
 let fabric: MemoryFabric
 let base: Version
+let cached: Array<{ id: ChunkId, inFabric: boolean }>
 
 beforeEach(async () => {
   working = mkdtempSync(join(tmpdir(), 'p2pvm-commit-'))
   fabric = new MemoryFabric()
+  cached = []
   const { blob } = await fabric.client().create({ chunkSize: PAGE_BYTES })
   base = await fabric.client().write(blob, [{ offset: 0, bytes: new Uint8Array(PAGES * PAGE_BYTES).fill(1) }])
   await createWorkingCopy(working, NAME, base, random)
@@ -85,6 +93,14 @@ describe('a commit', () => {
     expect(fabric.chunks.values.size).toBe(stored + 1)
     expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 7, 1, 1, 0, 1, 1]])
     expect(await listWorkingCopies(working)).toMatchObject([{ version: 2, dirtyBytes: 0 }])
+  })
+
+  it('caches what the fabric has already, so that nothing is lost when it is evicted', async () => {
+    await write(2, 7)
+    await write(3, 8)
+    await commit()
+    expect(cached.map(({ id }) => id).sort()).toEqual([7, 8].map((byte) => chunkIdOf(Buffer.alloc(PAGE_BYTES, byte))).sort())
+    expect(cached.map(({ inFabric }) => inFabric)).toEqual([true, true])
   })
 
   it('that was published and whose answer was lost is there once, and the next one goes on from it', async () => {
