@@ -46,7 +46,7 @@ export class FakeDaemon implements ControlHandlers {
     this.#called('status')
     return {
       peerId: 'peer', fabric: 'fabric', roles: ['storage'], addresses: [], pid: process.pid, version: '0', uptimeMs: 1, control: '', dataDir: '',
-      members: 1, membersUp: 1, memberListComplete: true, stored: { chunks: 0, bytes: 0, records: 0 }, cache: null, mounts: [], counters: {}
+      members: 1, membersUp: 1, memberListComplete: true, stored: { chunks: 0, bytes: 0, records: 0 }, cache: { chunks: 3, bytes: 3 * 262_144, bytesMax: 2 ** 30 }, mounts: [], counters: {}
     }
   }
 
