@@ -11,6 +11,7 @@ import { ERRNO, ErrnoError } from './errno.ts'
 import { FileView, type FileViewInit } from './file-view.ts'
 import type { Overlay } from './overlay.ts'
 import { SECTOR_BYTES } from './page-map.ts'
+import { nextData, nextHole } from './seek.ts'
 import { withDeadline } from '../protocols/abort.ts'
 import type { Clock } from '../protocols/seams.ts'
 import type { VersionTable } from './version-table.ts'
@@ -98,12 +99,21 @@ export class MountedFile {
     })
   }
 
+  /** See `seek.ts`. */
+  async nextData (offset: number): Promise<number | undefined> {
+    return await this.#untilDeadline(async (signal) => await nextData(this, offset, signal))
+  }
+
+  async nextHole (offset: number): Promise<number> {
+    return await this.#untilDeadline(async (signal) => await nextHole(this, offset, signal))
+  }
+
   async #fetch (from: number, to: number, signal: AbortSignal): Promise<void> {
     await this.#components.chunkFiles.ensure(this.#layers.table, this.#view.missingChunks(from, to), signal)
   }
 
-  async #untilDeadline (work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  async #untilDeadline<T> (work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const { clock, missDeadlineMs, signal } = this.#components
-    await withDeadline(clock, missDeadlineMs, [signal], work)
+    return await withDeadline(clock, missDeadlineMs, [signal], work)
   }
 }

@@ -12,7 +12,13 @@ import type { Inode } from './namespace.ts'
 export interface OpenFilesComponents extends MountedCopyComponents {
   /** Makes the workers forget a file; resolves when none can be using it. */
   readonly withdraw: (fh: number) => Promise<void>
+  /** The kernel writes back and forgets its pages of `[from, to)`; resolves when it has. */
+  readonly flushPages: (ino: bigint, from: number, to: number) => Promise<void>
 }
+
+/** lseek(2); the kernel knows the other kinds by itself. */
+export const SEEK_DATA = 3
+export const SEEK_HOLE = 4
 
 interface OpenFile {
   readonly ino: bigint
@@ -27,6 +33,7 @@ export class OpenFiles {
   readonly #byIno = new Map<bigint, OpenFile>()
   readonly #byFh = new Map<number, OpenFile>()
   readonly #turn = new Mutex()
+  readonly #flushing = new Mutex()
   #lastFh = 0
 
   constructor (components: OpenFilesComponents) {
@@ -75,6 +82,46 @@ export class OpenFiles {
     const open = this.#byFh.get(fh)
     if (open === undefined) throw new ErrnoError(ERRNO.EBADF)
     return open.file
+  }
+
+  /** Where data or a hole begins at or after `offset`. ENXIO at or past the end, and when there is no more data. */
+  async seek (fh: number, offset: number, whence: number): Promise<number> {
+    if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new ErrnoError(ERRNO.EINVAL)
+    const file = this.byFh(fh)
+    if (offset >= file.size) throw new ErrnoError(ERRNO.ENXIO)
+    const found = whence === SEEK_DATA ? await this.#seekData(fh, offset) : await this.#seekHole(fh, offset)
+    if (found === undefined) throw new ErrnoError(ERRNO.ENXIO)
+    return found
+  }
+
+  async #seekData (fh: number, offset: number): Promise<number | undefined> {
+    const file = this.byFh(fh)
+    const found = await file.nextData(offset)
+    if (found === offset || !await this.#flush(fh, offset, found ?? file.size)) return found
+    return await this.byFh(fh).nextData(offset)
+  }
+
+  async #seekHole (fh: number, offset: number): Promise<number> {
+    for (let from = offset; ;) {
+      const file = this.byFh(fh)
+      const found = await file.nextHole(from)
+      if (found >= file.size) return found
+      const end = await file.nextData(found) ?? file.size
+      if (!await this.#flush(fh, found, end)) return found
+      from = await this.byFh(fh).nextHole(found)
+      if (from < end) return from
+    }
+  }
+
+  /**
+   * What a program has written and the kernel has not is no hole, and the kernel does not write it back before it asks. One at
+   * a time: each holds a thread of the pool until the writes have been answered, which may need another. False: nothing to do.
+   */
+  async #flush (fh: number, from: number, to: number): Promise<boolean> {
+    const open = this.#byFh.get(fh)
+    if (open?.copy === undefined) return false
+    await this.#flushing.run(async () => { await this.#components.flushPages(open.ino, from, to) })
+    return true
   }
 
   async fsync (fh: number, pid: number): Promise<void> {

@@ -52,10 +52,22 @@ export class VersionTable {
     return id
   }
 
+  /** Whether a chunk is a hole. Who asks goes on to the next ones: when the daemon is asked, it is for many. */
+  async isHole (index: number, signal: AbortSignal): Promise<boolean> {
+    const leaf = Math.floor(index / LEAF_CHUNKS)
+    const ahead = QUESTION_CHUNKS_MAX / LEAF_CHUNKS
+    if (!this.#leaves.has(leaf) && this.#store.read(leaf, this.#countIn(leaf)) === undefined) await this.#learn(Array.from({ length: ahead }, (_, at) => leaf + at), signal)
+    return await this.idOf(index, signal) === null
+  }
+
   /** Learns the leaves that the other table knows, and those of these chunks, many per question. */
   async learnLike (other: VersionTable, chunks: Iterable<number>, signal: AbortSignal): Promise<void> {
     const wanted = new Set(other.#leaves.keys())
     for (const index of chunks) wanted.add(Math.floor(index / LEAF_CHUNKS))
+    await this.#learn(wanted, signal)
+  }
+
+  async #learn (wanted: Iterable<number>, signal: AbortSignal): Promise<void> {
     const unknown = [...wanted].filter((leaf) => !this.#leaves.has(leaf) && leaf * LEAF_CHUNKS < this.slots.length).sort((a, b) => a - b)
     const most = QUESTION_CHUNKS_MAX / LEAF_CHUNKS
     for (let at = 0; at < unknown.length;) {

@@ -1,6 +1,9 @@
 /** Requests from and replies to the kernel on an open /dev/fuse: which errors mean what. Owns no state. */
-import { readSync, writeSync } from 'node:fs'
+import { readSync, write, writeSync } from 'node:fs'
+import { promisify } from 'node:util'
 import { isNodeError } from '../files.ts'
+
+const writeAsync = promisify(write)
 
 /** Blocks for the next request and gives its length; 0 when the connection has ended. */
 export function readRequest (deviceFd: number, request: Buffer): number {
@@ -20,6 +23,18 @@ export function writeReply (deviceFd: number, bytes: Uint8Array, length: number)
     writeSync(deviceFd, bytes, 0, length)
   } catch (error) {
     // ENOENT: whoever asked was killed. ENODEV, EPERM: the connection has ended. Nobody is there to hear it.
+    if (!isNodeError(error, 'ENOENT', 'ENODEV', 'ECONNABORTED', 'EPERM')) throw error
+  }
+}
+
+/**
+ * Tells the kernel something that it does at once, which may need workers and the main thread: so on a thread of neither.
+ * ENOENT: it knows no such inode, and so has nothing to do.
+ */
+export async function notify (deviceFd: number, bytes: Uint8Array): Promise<void> {
+  try {
+    await writeAsync(deviceFd, bytes, 0, bytes.length, null)
+  } catch (error) {
     if (!isNodeError(error, 'ENOENT', 'ENODEV', 'ECONNABORTED', 'EPERM')) throw error
   }
 }

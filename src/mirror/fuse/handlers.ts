@@ -114,6 +114,11 @@ export class Handlers {
     return wire.writeOut(bytes.length)
   }
 
+  async lseek ({ body }: Request): Promise<Answer> {
+    const { fh, offset, whence } = wire.readLseekIn(body)
+    return wire.lseekOut(await this.#components.files.seek(fh, offset, whence))
+  }
+
   async fsync ({ header, body }: Request): Promise<Answer> {
     await this.#components.files.fsync(wire.readFh(body), header.pid)
     return undefined

@@ -103,6 +103,7 @@ export async function startMount (init: MountInit): Promise<Mount> {
       signal: ending.signal,
       publish: async (view) => { await server.publish(view) },
       withdraw: async (fh) => { await server.withdraw(fh) },
+      flushPages: async (ino, from, to) => { await server.flushPages(ino, from, to) },
       startFsync: (name, signal) => startFsync(join(device.mountpoint, 'working', name), signal)
     })
     const mount = new RunningMount({ device, server, namespace, files, tables, chunkFiles, clock, log, ending })

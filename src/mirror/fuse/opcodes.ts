@@ -3,7 +3,7 @@
 /** Methods of `Handlers`, or what is done without one. */
 export type HandlerName =
   | 'lookup' | 'forget' | 'getattr' | 'setattr' | 'open' | 'read' | 'write' | 'statfs' | 'release' | 'fsync' | 'setxattr' | 'getxattr'
-  | 'listxattr' | 'flush' | 'init' | 'opendir' | 'readdir' | 'releasedir' | 'interrupt' | 'destroy' | 'ioctl' | 'batchForget'
+  | 'listxattr' | 'flush' | 'init' | 'opendir' | 'readdir' | 'releasedir' | 'interrupt' | 'destroy' | 'ioctl' | 'batchForget' | 'lseek'
 
 export interface OpcodeRow {
   readonly opcode: number
@@ -65,8 +65,8 @@ export const OPCODES: ReadonlyMap<number, OpcodeRow> = new Map([
   row(43, 'FUSE_FALLOCATE', 'unsupported'),
   row(44, 'FUSE_READDIRPLUS', 'unsupported'), // not asked for at INIT
   row(45, 'FUSE_RENAME2', 'refuse'),
-  row(46, 'FUSE_LSEEK', 'unsupported'), // the kernel then takes a file to be all data
-  row(47, 'FUSE_COPY_FILE_RANGE', 'unsupported'),
+  row(46, 'FUSE_LSEEK', 'lseek', 24),
+  row(47, 'FUSE_COPY_FILE_RANGE', 'unsupported'), // the kernel reads and writes instead
   row(50, 'FUSE_SYNCFS', 'unsupported'),
   row(51, 'FUSE_TMPFILE', 'refuse'),
   row(52, 'FUSE_STATX', 'unsupported') // newer than 7.38; the kernel asks with FUSE_GETATTR then

@@ -145,6 +145,11 @@ export function readListxattrIn (body: Buffer): { size: number } {
   return { size: body.readUInt32LE(0) }
 }
 
+/** The offset comes out imprecise beyond 2^53, and beyond the size of any file: ENXIO there, not EINVAL. */
+export function readLseekIn (body: Buffer): { fh: number, offset: number, whence: number } {
+  return { fh: readNumber64(body, 0), offset: Number(body.readBigUInt64LE(8)), whence: body.readUInt32LE(16) }
+}
+
 export interface IoctlIn {
   readonly fh: number
   readonly cmd: number
@@ -187,12 +192,20 @@ const ATTR_BYTES = 88
 /** st_blksize: what a program reads at once; the unit of the kernel's page cache. */
 const BLKSIZE = 4096
 
+/**
+ * st_blocks, in sectors. How much of a file is holes nobody knows before its tree is read; cp and tar look for holes only in one
+ * with fewer blocks than bytes, and take one without any to be all hole. So: a little less than its bytes, and never none.
+ */
+function blocksOf (size: number): number {
+  return Math.ceil((size > BLKSIZE ? size - BLKSIZE : size) / 512)
+}
+
 function writeAttr (bytes: Buffer, at: number, attributes: Attributes): void {
   const seconds = BigInt(Math.floor(attributes.mtimeMs / 1000))
   const nanoseconds = Math.floor(attributes.mtimeMs % 1000) * 1e6
   bytes.writeBigUInt64LE(attributes.ino, at)
   bytes.writeBigUInt64LE(BigInt(attributes.size), at + 8)
-  bytes.writeBigUInt64LE(BigInt(Math.ceil(attributes.size / 512)), at + 16)
+  bytes.writeBigUInt64LE(BigInt(blocksOf(attributes.size)), at + 16)
   for (const [index] of ['atime', 'mtime', 'ctime'].entries()) {
     bytes.writeBigUInt64LE(seconds, at + 24 + index * 8)
     bytes.writeUInt32LE(nanoseconds, at + 48 + index * 4)
@@ -230,6 +243,25 @@ export function openOut (fh: number, openFlags: number): Buffer {
 export function writeOut (size: number): Buffer {
   const bytes = Buffer.alloc(8)
   bytes.writeUInt32LE(size, 0)
+  return bytes
+}
+
+export function lseekOut (offset: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64LE(BigInt(offset), 0)
+  return bytes
+}
+
+const FUSE_NOTIFY_INVAL_INODE = 2
+
+/** A whole message that answers nothing: the kernel writes back and drops its pages of `[from, to)` of the inode. */
+export function notifyInvalInode (ino: bigint, from: number, to: number): Buffer {
+  const bytes = Buffer.alloc(OUT_HEADER_BYTES + 24)
+  bytes.writeUInt32LE(bytes.length, 0)
+  bytes.writeInt32LE(FUSE_NOTIFY_INVAL_INODE, 4)
+  bytes.writeBigUInt64LE(ino, OUT_HEADER_BYTES)
+  bytes.writeBigInt64LE(BigInt(from), OUT_HEADER_BYTES + 8)
+  bytes.writeBigInt64LE(BigInt(to - from), OUT_HEADER_BYTES + 16)
   return bytes
 }
 

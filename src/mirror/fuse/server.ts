@@ -9,11 +9,11 @@ import type { Clock, Log } from '../../protocols/seams.ts'
 import { errorCodeOf } from '../../protocols/errors.ts'
 import { ERRNO, errnoOf } from '../errno.ts'
 import type { FileViewInit } from '../file-view.ts'
-import { writeReply } from './channel.ts'
+import { notify, writeReply } from './channel.ts'
 import { EpochClock, makeEpochBuffer } from './epoch.ts'
 import type { Handlers } from './handlers.ts'
 import { OPCODES } from './opcodes.ts'
-import { IN_HEADER_BYTES, readInHeader, readInterruptIn, reply } from './protocol.ts'
+import { IN_HEADER_BYTES, notifyInvalInode, readInHeader, readInterruptIn, reply } from './protocol.ts'
 import type { FromWorker, ToWorker, WorkerInit } from './worker.ts'
 
 export interface FuseServerComponents {
@@ -80,6 +80,11 @@ export class FuseServer {
 
   async quiesce (): Promise<void> {
     await this.#epoch.quiesce()
+  }
+
+  /** The kernel has written back what was dirty in `[from, to)` of an inode, and answered it is, when this resolves. */
+  async flushPages (ino: bigint, from: number, to: number): Promise<void> {
+    await notify(this.#init.deviceFd, notifyInvalInode(ino, from, to))
   }
 
   /** Messages first, then the epoch: a worker that sees the epoch finds the messages. */

@@ -42,6 +42,8 @@ describe('requests', () => {
     expect(wire.readSetxattrIn(struct([4, 3], [4, 0], 'user.p2pvm.commit', Buffer.from('web')))).toEqual({ name: 'user.p2pvm.commit', value: Buffer.from('web') })
     expect(wire.readGetxattrIn(struct([4, 64], [4, 0], 'user.x'))).toEqual({ size: 64, name: 'user.x' })
     expect(wire.readIoctlIn(struct([8, 7], [4, 0], [4, 0xc1b8e901], [8, 0x7fff0000], [4, 2], [4, 9], Buffer.from('hi')))).toEqual({ fh: 7, cmd: 0xc1b8e901, outSize: 9, bytes: Buffer.from('hi') })
+    expect(wire.readLseekIn(struct([8, 7], [8, 2 ** 40 + 5], [4, 3], [4, 0]))).toEqual({ fh: 7, offset: 2 ** 40 + 5, whence: 3 })
+    expect(wire.readLseekIn(struct([8, 7], [8, 2n ** 64n - 1n], [4, 4], [4, 0])).offset).toBeGreaterThan(Number.MAX_SAFE_INTEGER)
     expect(wire.readInterruptIn(struct([8, 2n ** 62n]))).toEqual({ unique: 2n ** 62n })
     expect(wire.readInitIn(struct([4, 7], [4, 41], [4, 131072], [4, 0xffffffff], [4, 1]))).toEqual({ major: 7, minor: 41, maxReadahead: 131072, flags: 0xffffffff })
   })
@@ -69,6 +71,7 @@ describe('requests', () => {
     wire.readIoctlIn(smallest('FUSE_IOCTL'))
     wire.readSetxattrIn(smallest('FUSE_SETXATTR'))
     wire.readInitIn(smallest('FUSE_INIT'))
+    wire.readLseekIn(smallest('FUSE_LSEEK'))
     wire.readBatchForgetIn(smallest('FUSE_BATCH_FORGET'))
   })
 })
@@ -85,9 +88,16 @@ describe('replies', () => {
     expect(wire.writeOut(4096)).toEqual(struct([4, 4096], [4, 0]))
     expect(wire.statfsOut({ blocks: 1, bfree: 2, bavail: 3, files: 4, ffree: 5, bsize: 4096 }))
       .toEqual(struct([8, 1], [8, 2], [8, 3], [8, 4], [8, 5], [4, 4096], [4, 255], [4, 4096], [4, 0], Buffer.alloc(24)))
+    expect(wire.lseekOut(2 ** 40 + 5)).toEqual(struct([8, 2 ** 40 + 5]))
+    expect(wire.notifyInvalInode(2n ** 62n, 4096, 12288)).toEqual(struct([4, 40], [4, 2], [8, 0], [8, 2n ** 62n], [8, 4096], [8, 8192]))
     expect(wire.ioctlOut(-16, Buffer.from('out'))).toEqual(Buffer.concat([struct([4, 2 ** 32 - 16], [4, 0], [4, 0], [4, 0]), Buffer.from('out')]))
     expect(wire.reply(5n, 0, Buffer.from('abc'))).toEqual(struct([4, 19], [4, 0], [8, 5], Buffer.from('abc')))
     expect(wire.reply(5n, ERRNO.EIO, Buffer.from('abc'))).toEqual(struct([4, 16], [4, 2 ** 32 - ERRNO.EIO], [8, 5]))
+  })
+
+  it('say of every file that it may have holes: fewer blocks than bytes, but some', () => {
+    const blocks = (size: number): number => wire.attrOut({ ...ATTRIBUTES, size }, 60).readUInt32LE(16 + 16)
+    expect([0, 1, 512, 4096, 4097, 1024 * 1024].map(blocks)).toEqual([0, 1, 1, 8, 1, 2040])
   })
 
   it('tell the size of an extended attribute, or give it, or say ERANGE', () => {
