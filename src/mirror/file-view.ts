@@ -7,7 +7,7 @@
  */
 import { readFully, writeFully } from './files.ts'
 import type { OverlayView } from './overlay.ts'
-import { PAGE_BYTES, PAGE_VALID, PageMap, SECTOR_BYTES } from './page-map.ts'
+import { PAGE_BYTES, PAGE_VALID, PageMap, type Run, SECTOR_BYTES } from './page-map.ts'
 
 /** Values of a slot; a descriptor is kept plus one. */
 export const SLOT_UNKNOWN = 0
@@ -140,6 +140,29 @@ export class FileView {
       }
     }
     return missing
+  }
+
+  /** What of `[from, to)` may be anything but zeros; the rest is holes that are known, and nobody has written there. */
+  unlessZero (from: number, to: number): Run[] {
+    const runs: Array<{ from: number, to: number }> = []
+    const add = (start: number, end: number): void => {
+      const last = runs.at(-1)
+      if (last?.to === start) last.to = end
+      else runs.push({ from: start, to: end })
+    }
+    for (const segment of planRead(from, to, this.#topMap, this.#sealedMap)) {
+      if (segment.layer !== 'base') {
+        add(segment.from, segment.to)
+        continue
+      }
+      for (let at = segment.from; at < segment.to;) {
+        const index = Math.floor(at / this.#chunkSize)
+        const end = Math.min(segment.to, (index + 1) * this.#chunkSize)
+        if (Atomics.load(this.#slots, index) !== SLOT_HOLE) add(at, end)
+        at = end
+      }
+    }
+    return runs
   }
 
   /** True when `writeFrom` can take it: whole sectors (the last one may end with the file), and a place to put them. */

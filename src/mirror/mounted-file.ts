@@ -6,6 +6,7 @@
  * the moment. So a change of layers has to wait for the workers only, and one of the main thread's reads or writes is
  * either before it or after it.
  */
+import { setImmediate as afterIo } from 'node:timers/promises'
 import type { ChunkFiles } from './chunk-files.ts'
 import { ERRNO, ErrnoError } from './errno.ts'
 import { FileView, type FileViewInit } from './file-view.ts'
@@ -15,6 +16,9 @@ import { nextData, nextHole } from './seek.ts'
 import { withDeadline } from '../protocols/abort.ts'
 import type { Clock } from '../protocols/seams.ts'
 import type { VersionTable } from './version-table.ts'
+
+/** Zeroed in one go: the main thread answers requests in between. A second at worst, where no space can be given back. */
+const ZERO_BYTES_MAX = 256 * 1024 * 1024
 
 export interface MountedFileComponents {
   readonly clock: Clock
@@ -97,6 +101,22 @@ export class MountedFile {
       bytes.copy(whole, offset - from)
       this.#view.writeFrom(whole, 0, from, to)
     })
+  }
+
+  /** Zeros over `[from, to)`, which lies in the file. Only parts of sectors need what they lie on. */
+  async zero (from: number, to: number): Promise<void> {
+    if (from >= to) return
+    if (this.#layers.top === undefined) await this.#makeWritable()
+    const first = Math.min(to, Math.ceil(from / SECTOR_BYTES) * SECTOR_BYTES)
+    const end = to === this.size ? to : Math.max(first, to - to % SECTOR_BYTES)
+    await this.write(from, Buffer.alloc(first - from))
+    await this.write(end, Buffer.alloc(to - end))
+    for (let at = first; at < end; at += ZERO_BYTES_MAX) {
+      const pieceEnd = Math.min(end, at + ZERO_BYTES_MAX)
+      // Each run with the layers of the moment, and no wait in it: a cut or a fold is before or after it.
+      for (const run of this.#view.unlessZero(at, pieceEnd)) this.#layers.top?.zero(run.from, run.to)
+      await afterIo()
+    }
   }
 
   /** See `seek.ts`. */

@@ -20,6 +20,13 @@ export interface OpenFilesComponents extends MountedCopyComponents {
 export const SEEK_DATA = 3
 export const SEEK_HOLE = 4
 
+/** fallocate(2). */
+export const FALLOC_FL_KEEP_SIZE = 0x01
+export const FALLOC_FL_PUNCH_HOLE = 0x02
+export const FALLOC_FL_ZERO_RANGE = 0x10
+const MODES_OF_ZERO: readonly number[] = [FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE]
+const MODES_OF_ALLOCATION: readonly number[] = [0, FALLOC_FL_KEEP_SIZE]
+
 interface OpenFile {
   readonly ino: bigint
   readonly file: MountedFile
@@ -122,6 +129,21 @@ export class OpenFiles {
     if (open?.copy === undefined) return false
     await this.#flushing.run(async () => { await this.#components.flushPages(open.ino, from, to) })
     return true
+  }
+
+  /**
+   * Zeros a range, or does nothing: space on the disk is not reserved. What is past the end is left alone with KEEP_SIZE, and is
+   * EFBIG without.
+   */
+  async fallocate (fh: number, offset: number, length: number, mode: number): Promise<void> {
+    const file = this.byFh(fh)
+    if (this.#byFh.get(fh)?.copy === undefined) throw new ErrnoError(ERRNO.EROFS)
+    const zeroes = MODES_OF_ZERO.includes(mode)
+    if (!zeroes && !MODES_OF_ALLOCATION.includes(mode)) throw new ErrnoError(ERRNO.EOPNOTSUPP)
+    if (length === 0) throw new ErrnoError(ERRNO.EINVAL)
+    const end = offset + length
+    if ((mode & FALLOC_FL_KEEP_SIZE) === 0 && end > file.size) throw new ErrnoError(ERRNO.EFBIG)
+    if (zeroes) await file.zero(offset, Math.min(end, file.size))
   }
 
   async fsync (fh: number, pid: number): Promise<void> {

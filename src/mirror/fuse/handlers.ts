@@ -119,6 +119,12 @@ export class Handlers {
     return wire.lseekOut(await this.#components.files.seek(fh, offset, whence))
   }
 
+  async fallocate ({ body }: Request): Promise<Answer> {
+    const { fh, offset, length, mode } = wire.readFallocateIn(body)
+    await this.#components.files.fallocate(fh, offset, length, mode)
+    return undefined
+  }
+
   async fsync ({ header, body }: Request): Promise<Answer> {
     await this.#components.files.fsync(wire.readFh(body), header.pid)
     return undefined

@@ -3,7 +3,7 @@
 /** Methods of `Handlers`, or what is done without one. */
 export type HandlerName =
   | 'lookup' | 'forget' | 'getattr' | 'setattr' | 'open' | 'read' | 'write' | 'statfs' | 'release' | 'fsync' | 'setxattr' | 'getxattr'
-  | 'listxattr' | 'flush' | 'init' | 'opendir' | 'readdir' | 'releasedir' | 'interrupt' | 'destroy' | 'ioctl' | 'batchForget' | 'lseek'
+  | 'listxattr' | 'flush' | 'init' | 'opendir' | 'readdir' | 'releasedir' | 'interrupt' | 'destroy' | 'ioctl' | 'batchForget' | 'lseek' | 'fallocate'
 
 export interface OpcodeRow {
   readonly opcode: number
@@ -62,7 +62,7 @@ export const OPCODES: ReadonlyMap<number, OpcodeRow> = new Map([
   row(39, 'FUSE_IOCTL', 'ioctl', 32),
   row(40, 'FUSE_POLL', 'unsupported'),
   row(42, 'FUSE_BATCH_FORGET', 'batchForget', 8, false),
-  row(43, 'FUSE_FALLOCATE', 'unsupported'),
+  row(43, 'FUSE_FALLOCATE', 'fallocate', 32),
   row(44, 'FUSE_READDIRPLUS', 'unsupported'), // not asked for at INIT
   row(45, 'FUSE_RENAME2', 'refuse'),
   row(46, 'FUSE_LSEEK', 'lseek', 24),

@@ -150,6 +150,17 @@ export function readLseekIn (body: Buffer): { fh: number, offset: number, whence
   return { fh: readNumber64(body, 0), offset: Number(body.readBigUInt64LE(8)), whence: body.readUInt32LE(16) }
 }
 
+export interface FallocateIn {
+  readonly fh: number
+  readonly offset: number
+  readonly length: number
+  readonly mode: number
+}
+
+export function readFallocateIn (body: Buffer): FallocateIn {
+  return { fh: readNumber64(body, 0), offset: readNumber64(body, 8), length: readNumber64(body, 16), mode: body.readUInt32LE(24) }
+}
+
 export interface IoctlIn {
   readonly fh: number
   readonly cmd: number

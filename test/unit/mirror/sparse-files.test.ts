@@ -1,14 +1,16 @@
-/** LSEEK on bytes, over real overlays and version tables, with a kernel that only remembers what it was told. */
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+/** LSEEK and FALLOCATE on bytes, over real overlays and version tables, with a kernel that only remembers what it was told. */
+import { closeSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ChunkFiles } from '../../../src/mirror/chunk-files.ts'
 import { ERRNO, errnoOf } from '../../../src/mirror/errno.ts'
+import { readFully, writeFully } from '../../../src/mirror/files.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
 import type { CopyInode, Inode, Namespace } from '../../../src/mirror/namespace.ts'
 import { OpenFiles } from '../../../src/mirror/open-files.ts'
+import { foldUnder, Overlay } from '../../../src/mirror/overlay.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
 import type { MirrorSource, VersionRef } from '../../../src/mirror/source.ts'
 import { VersionTables } from '../../../src/mirror/version-tables.ts'
@@ -183,5 +185,134 @@ describe('LSEEK', () => {
     expect(asked).toEqual([[0, CHUNKS]])
     gone = true
     expect(await lseek(fh, 71 * CHUNK, SEEK_HOLE)).toBe(71 * CHUNK)
+  })
+})
+
+/** The name of an error, or nothing. */
+async function fallocate (fh: number, offset: number | bigint, length: number | bigint, mode: number): Promise<string | undefined> {
+  const body = Buffer.alloc(32)
+  body.writeUInt32LE(fh, 0)
+  body.writeBigUInt64LE(BigInt(offset), 8)
+  body.writeBigUInt64LE(BigInt(length), 16)
+  body.writeUInt32LE(mode, 24)
+  try {
+    await handlers.fallocate(request(copy, body))
+    return undefined
+  } catch (error) {
+    return nameOf(error)
+  }
+}
+
+const KEEP_SIZE = 1
+const PUNCH_HOLE = 2 | KEEP_SIZE
+const ZERO_RANGE = 0x10
+
+describe('FALLOCATE', () => {
+  const bytesOf = async (fh: number, page: number, pages: number): Promise<Buffer> => await files.byFh(fh).read(page * PAGE_BYTES, pages * PAGE_BYTES)
+
+  it.each([['PUNCH_HOLE', PUNCH_HOLE], ['ZERO_RANGE', ZERO_RANGE], ['ZERO_RANGE and KEEP_SIZE', ZERO_RANGE | KEEP_SIZE]])('with %s makes zeros of any bytes, and of no others', async (_, mode) => {
+    const fh = await open(copy)
+    await write(fh, 8, 4)
+    expect(await fallocate(fh, 8 * PAGE_BYTES + 100, 2 * PAGE_BYTES + 500, mode)).toBeUndefined()
+    expect(await fallocate(fh, 11 * PAGE_BYTES + 10, 20, mode)).toBeUndefined() // within one sector
+    const expected = Buffer.alloc(4 * PAGE_BYTES, 1).fill(0, 100, 2 * PAGE_BYTES + 600).fill(0, 3 * PAGE_BYTES + 10, 3 * PAGE_BYTES + 30)
+    expect((await bytesOf(fh, 8, 4)).equals(expected)).toBe(true)
+  })
+
+  it('fetches nothing for whole sectors of the base, and asks nobody', async () => {
+    gone = true
+    const fh = await open(copy)
+    expect(await fallocate(fh, CHUNK, 2 * CHUNK, PUNCH_HOLE)).toBeUndefined()
+    expect((await bytesOf(fh, 2, 4)).every((byte) => byte === 0)).toBe(true)
+    expect(await fallocate(fh, SIZE - 1000, 10 * CHUNK, PUNCH_HOLE)).toBe('EIO') // begins within a sector that somebody else has
+    expect(await fallocate(fh, SIZE - SIZE % 512, 10 * CHUNK, PUNCH_HOLE)).toBeUndefined()
+    expect((await files.byFh(fh).read(SIZE - SIZE % 512, 4096)).every((byte) => byte === 0)).toBe(true)
+  })
+
+  it('writes nothing where the base is known to be zeros and nobody has written', async () => {
+    const fh = await open(copy)
+    await lseek(fh, 0, SEEK_DATA) // now the chunk ids are known
+    await write(fh, 10)
+    expect(await fallocate(fh, 0, SIZE, PUNCH_HOLE)).toBeUndefined()
+    const written = [...files.byFh(fh).layers.top?.map.bytes ?? []].flatMap((mask, page) => mask === 0 ? [] : page)
+    expect(written).toEqual([2, 3, 4, 5, 10, 140, 141, 198, 199])
+    expect((await files.byFh(fh).read(0, SIZE)).every((byte) => byte === 0)).toBe(true)
+  })
+
+  it('zeros pages of the sealed overlay too, and they stay zeros when it is folded back', async () => {
+    const fh = await open(copy)
+    await lseek(fh, 0, SEEK_DATA) // now the chunk ids are known: page 8 is in a hole
+    await write(fh, 8, 2)
+    const file = files.byFh(fh)
+    const { layers } = file
+    const sealed = layers.top
+    const top = await Overlay.open(join(folder, 'next'), SIZE)
+    if (sealed === undefined) throw new Error('no overlay')
+    await file.change({ top, sealed })
+    expect(await fallocate(fh, 8 * PAGE_BYTES, PAGE_BYTES, PUNCH_HOLE)).toBeUndefined()
+    const expected = Buffer.alloc(2 * PAGE_BYTES, 1).fill(0, 0, PAGE_BYTES)
+    expect((await bytesOf(fh, 8, 2)).equals(expected)).toBe(true)
+    await foldUnder(top, sealed, async () => {})
+    await file.change({ sealed: undefined })
+    expect((await bytesOf(fh, 8, 2)).equals(expected)).toBe(true)
+    await file.change(layers)
+    await top.close()
+  })
+
+  it('without either does nothing, and succeeds within the file', async () => {
+    const fh = await open(copy)
+    for (const mode of [0, KEEP_SIZE]) expect(await fallocate(fh, 100, SIZE - 100, mode)).toBeUndefined()
+    expect(await fallocate(fh, SIZE, 5 * CHUNK, KEEP_SIZE)).toBeUndefined()
+    expect(await fallocate(fh, SIZE, 5 * CHUNK, ZERO_RANGE | KEEP_SIZE)).toBeUndefined()
+    expect(files.byFh(fh).size).toBe(SIZE)
+    expect(files.byFh(fh).layers.top?.map.bytes.every((mask) => mask === 0)).toBe(true)
+  })
+
+  it('refuses other modes, numbers that are none, and files that never change', async () => {
+    const fh = await open(copy)
+    for (const mode of [2, 4, 8, 0x10 | 2, 0x20, 0x40, 0x80, 2 ** 32 - 1]) expect(await fallocate(fh, 0, PAGE_BYTES, mode), String(mode)).toBe('ENOTSUP') // EOPNOTSUPP's other name
+    expect(await fallocate(fh, 0, 0, PUNCH_HOLE)).toBe('EINVAL')
+    for (const number of [2 ** 53, 2n ** 63n, 2n ** 64n - 1n]) {
+      expect(await fallocate(fh, number, 1, PUNCH_HOLE)).toBe('EINVAL')
+      expect(await fallocate(fh, 0, number, PUNCH_HOLE)).toBe('EINVAL')
+    }
+    expect(await fallocate(fh + 1, 0, 1, PUNCH_HOLE)).toBe('EBADF')
+    for (const mode of [0, PUNCH_HOLE, ZERO_RANGE]) expect(await fallocate(await open(version), 0, PAGE_BYTES, mode)).toBe('EROFS')
+  })
+})
+
+describe('an overlay', () => {
+  const MIB = 1024 * 1024
+
+  it('gives the space of zeroed pages back, and has the zeros in the next process and after a power cut', async () => {
+    const place = join(folder, 'punched')
+    const blocks = (): number => statSync(join(place, 'pages')).blocks * 512
+    const first = await Overlay.open(place, 8 * MIB)
+    const { pagesFd, mapFd } = first.view()
+    writeFully(pagesFd, Buffer.alloc(8 * MIB, 1), 0, 8 * MIB, 0)
+    first.map.mark(mapFd, 0, 4 * MIB)
+    await first.sync()
+    expect(blocks()).toBeGreaterThanOrEqual(8 * MIB)
+    first.zero(512, 8 * MIB - 512) // bytes without bits, too: a write that was not answered
+    expect(blocks()).toBeLessThan(MIB)
+    // Not closed: its process was killed.
+    const killed = await Overlay.open(place, 8 * MIB)
+    const bytes = Buffer.alloc(8 * MIB)
+    readFully(killed.view().pagesFd, bytes, 0, 8 * MIB, 0)
+    expect(bytes.equals(Buffer.alloc(8 * MIB).fill(1, 0, 512).fill(1, 8 * MIB - 512))).toBe(true)
+    expect([killed.map.validAt(0), killed.map.validAt(1024), killed.map.validAt(2047)]).toEqual([0xff, 0xff, 0x7f])
+    await killed.sync()
+    writeFileSync(join(place, 'boot'), 'another boot')
+    const later = await Overlay.open(place, 8 * MIB)
+    expect([later.map.validAt(0), later.map.validAt(1024), later.map.validAt(2047)]).toEqual([0xff, 0xff, 0x7f])
+    for (const one of [first, killed, later]) await one.close()
+  })
+
+  it('does not say that pages are zeros before they are', async () => {
+    const overlay = await Overlay.open(join(folder, 'broken'), 8 * PAGE_BYTES)
+    closeSync(overlay.view().pagesFd)
+    expect(() => { overlay.zero(0, PAGE_BYTES) }).toThrow('EBADF')
+    expect(overlay.map.validAt(0)).toBe(0)
+    closeSync(overlay.view().mapFd)
   })
 })
