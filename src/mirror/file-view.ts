@@ -117,7 +117,7 @@ export class FileView {
       const index = Math.floor(position / this.#chunkSize)
       const within = position - index * this.#chunkSize
       const length = Math.min(to - position, this.#chunkSize - within)
-      const slot = Atomics.load(this.#slots, index)
+      const slot = this.#slotOf(index)
       if (slot === SLOT_UNKNOWN) return false
       if (slot === SLOT_HOLE) buffer.fill(0, at, at + length)
       else {
@@ -130,13 +130,18 @@ export class FileView {
     return true
   }
 
+  /** What a working copy has grown by is not in its version. */
+  #slotOf (index: number): number {
+    return index < this.#slots.length ? Atomics.load(this.#slots, index) : SLOT_HOLE
+  }
+
   /** Chunks that a read of `[from, to)` needs and that are not at hand. */
   missingChunks (from: number, to: number): number[] {
     const missing: number[] = []
     for (const segment of planRead(from, to, this.#topMap, this.#sealedMap)) {
       if (segment.layer !== 'base') continue
       for (let index = Math.floor(segment.from / this.#chunkSize); index * this.#chunkSize < segment.to; index++) {
-        if (Atomics.load(this.#slots, index) === SLOT_UNKNOWN && missing.at(-1) !== index) missing.push(index)
+        if (this.#slotOf(index) === SLOT_UNKNOWN && missing.at(-1) !== index) missing.push(index)
       }
     }
     return missing
@@ -158,7 +163,7 @@ export class FileView {
       for (let at = segment.from; at < segment.to;) {
         const index = Math.floor(at / this.#chunkSize)
         const end = Math.min(segment.to, (index + 1) * this.#chunkSize)
-        if (Atomics.load(this.#slots, index) !== SLOT_HOLE) add(at, end)
+        if (this.#slotOf(index) !== SLOT_HOLE) add(at, end)
         at = end
       }
     }

@@ -17,14 +17,14 @@ import { withDeadline } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Log, Random } from '../protocols/seams.ts'
 import { ERRNO, ErrnoError } from './errno.ts'
-import { MountedFile, type MountedFileComponents } from './mounted-file.ts'
+import { type Growable, MountedFile, type MountedFileComponents } from './mounted-file.ts'
 import { Mutex } from './mutex.ts'
 import type { CopyInode } from './namespace.ts'
 import { foldUnder, type Overlay } from './overlay.ts'
 import type { Sealable, Sealed } from './sealable.ts'
 import type { VersionRef } from './source.ts'
 import type { VersionTables } from './version-tables.ts'
-import { baseOf, createWorkingCopy, LockedCopy } from './working-copy.ts'
+import { basedOn, baseOf, createWorkingCopy, LockedCopy } from './working-copy.ts'
 
 /** A process that fsyncs the file through the mount; the FUSE server must never touch its own mount. */
 export interface FsyncProcess {
@@ -45,8 +45,10 @@ export interface MountedCopyComponents extends MountedFileComponents {
 
 /** Flushing waits for the slow path of single writes, and those for the network, each for its own deadline. */
 const FSYNC_DEADLINE_MS = 120_000
+/** Its page map is then a gigabyte of memory. */
+const COPY_BYTES_MAX = 4 * 2 ** 40
 
-export class MountedCopy implements Sealable {
+export class MountedCopy implements Sealable, Growable {
   readonly inode: CopyInode
   readonly file: MountedFile
   /** The kernel's pages of this inode are of bytes that are still the file's. */
@@ -54,6 +56,7 @@ export class MountedCopy implements Sealable {
   readonly #components: MountedCopyComponents
   readonly #operations = new Mutex()
   readonly #making = new Mutex()
+  readonly #growing = new Mutex()
   readonly #cuts = new Map<number, () => Promise<void>>()
   #locked: LockedCopy | undefined
   #sealedHere = false
@@ -67,7 +70,7 @@ export class MountedCopy implements Sealable {
     this.keepsPages = keepsPages
     const table = components.tables.acquire(locked === undefined ? inode.ref : baseOf(locked.state))
     const layers = { table, top: locked?.top, sealed: locked?.sealed, routeWrites: false }
-    this.file = new MountedFile(fh, layers, components, async () => { await this.makeWritable() })
+    this.file = new MountedFile(fh, locked?.state.size ?? inode.size, layers, components, this)
   }
 
   /** ERR_CONFLICT while another process has it open; ESTALE when the name belongs to another working copy now. */
@@ -99,6 +102,21 @@ export class MountedCopy implements Sealable {
     })
   }
 
+  /**
+   * Makes the file larger, with zeros: on disk first. Not in turn with the operations: a seal waits for the kernel, which may
+   * wait for this. EFBIG beyond COPY_BYTES_MAX.
+   */
+  async grow (size: number): Promise<void> {
+    if (size > COPY_BYTES_MAX) throw new ErrnoError(ERRNO.EFBIG)
+    const locked = await this.makeWritable()
+    await this.#growing.run(async () => {
+      if (size <= this.file.size) return
+      await locked.recordGrowth(size)
+      await this.file.growTo(size, () => { locked.top.grow(size) })
+      this.inode.size = size
+    })
+  }
+
   /** FUSE_FSYNC by process `pid`. */
   async fsync (pid: number): Promise<void> {
     const cut = this.#cuts.get(pid)
@@ -125,7 +143,7 @@ export class MountedCopy implements Sealable {
       if (sealed === undefined) throw new P2pvmError('ERR_INTERNAL', 'the cut left no sealed overlay')
       this.#sealedHere = true
       await sealed.sync()
-      return { base: baseOf(locked.state), size: locked.state.size, overlay: sealed.folder, freezeMs }
+      return { base: baseOf(locked.state), size: sealed.size, overlay: sealed.folder, freezeMs }
     })
   }
 
@@ -164,7 +182,7 @@ export class MountedCopy implements Sealable {
       const locked = await this.makeWritable()
       const { sealed } = locked
       await this.#changeBase(version, signal, sealed === undefined ? [] : changedChunks(sealed, version.chunkSize), async () => {
-        await locked.change({ blob: version.blob, version: version.version, sealed: undefined })
+        await locked.change({ ...basedOn(version), sealed: undefined })
         locked.sealed = undefined
       })
       this.#sealedHere = false
@@ -176,16 +194,16 @@ export class MountedCopy implements Sealable {
     await this.#operations.run(async () => {
       const locked = await this.makeWritable()
       await this.#changeBase(version, signal, [], async () => {
-        await locked.change({ blob: version.blob, version: version.version })
+        await locked.change(basedOn(version))
       })
     })
   }
 
   /** `record` makes the change durable; the file shows it when this returns. */
   async #changeBase (version: VersionRef, signal: AbortSignal, changed: Iterable<number>, record: () => Promise<void>): Promise<void> {
-    if (version.size !== this.file.size) throw new P2pvmError('ERR_INTERNAL', `a new base of ${version.size} bytes under a working copy of ${this.file.size}`)
     const { tables } = this.#components
     const before = this.file.layers.table
+    if (version.size < before.ref.size || version.size > this.file.size) throw new P2pvmError('ERR_INTERNAL', `a new base of ${version.size} bytes under a working copy of ${this.file.size}`)
     const table = tables.acquire(version)
     try {
       // What is known of the old base is asked of the new one while the daemon is there: it stays readable without it.

@@ -8,7 +8,6 @@
  */
 import { setImmediate as afterIo } from 'node:timers/promises'
 import type { ChunkFiles } from './chunk-files.ts'
-import { ERRNO, ErrnoError } from './errno.ts'
 import { FileView, type FileViewInit } from './file-view.ts'
 import type { Overlay } from './overlay.ts'
 import { SECTOR_BYTES } from './page-map.ts'
@@ -37,22 +36,35 @@ export interface Layers {
   readonly routeWrites: boolean
 }
 
+/** What a file asks of its working copy. */
+export interface Growable {
+  /** Brings a top overlay into being, for a file that has none before its first write. */
+  makeWritable (): Promise<unknown>
+  /** Makes the file as large as this, if it is smaller: durably, and for all who see it. */
+  grow (size: number): Promise<void>
+}
+
 export class MountedFile {
   readonly fh: number
-  readonly size: number
   readonly #components: MountedFileComponents
   #layers: Layers
+  #size: number
+  #growing = false
   #view: FileView
-  /** Brings a top overlay into being, for a file that has none before its first write. */
-  readonly #makeWritable: () => Promise<void>
+  readonly #growable: Growable
 
-  constructor (fh: number, layers: Layers, components: MountedFileComponents, makeWritable: () => Promise<void>) {
+  constructor (fh: number, size: number, layers: Layers, components: MountedFileComponents, growable: Growable) {
     this.fh = fh
-    this.size = layers.table.ref.size
+    this.#size = size
     this.#components = components
     this.#layers = layers
-    this.#makeWritable = makeWritable
+    this.#growable = growable
     this.#view = new FileView(this.#viewInit())
+  }
+
+  /** Bytes. Grows, and never shrinks. */
+  get size (): number {
+    return this.#size
   }
 
   get layers (): Layers {
@@ -67,9 +79,22 @@ export class MountedFile {
     await this.#components.publish(init)
   }
 
+  /** `growOverlay` is called when no worker can be writing: it would set bits in a map that is left behind. One at a time. */
+  async growTo (size: number, growOverlay: () => void): Promise<void> {
+    this.#growing = true
+    try {
+      await this.change()
+      growOverlay()
+      this.#size = size
+    } finally {
+      this.#growing = false
+      await this.change()
+    }
+  }
+
   #viewInit (): FileViewInit {
     const { table, top, sealed, routeWrites } = this.#layers
-    return { fh: this.fh, size: this.size, base: table.view, top: top?.view(), sealed: sealed?.view(), routeWrites: routeWrites || top === undefined }
+    return { fh: this.fh, size: this.size, base: table.view, top: top?.view(), sealed: sealed?.view(), routeWrites: routeWrites || this.#growing || top === undefined }
   }
 
   /** Bytes of the file from `offset`, cut at its end. Fetches what is not here. */
@@ -82,12 +107,12 @@ export class MountedFile {
     return bytes
   }
 
-  /** Writes any bytes that lie in the file; parts of sectors need what they lie on. EFBIG beyond its end. */
+  /** Writes any bytes; parts of sectors need what they lie on. Past the end the file grows. */
   async write (offset: number, bytes: Buffer): Promise<void> {
     const end = offset + bytes.length
-    if (end > this.size) throw new ErrnoError(ERRNO.EFBIG)
     if (bytes.length === 0) return
-    if (this.#layers.top === undefined) await this.#makeWritable()
+    if (this.#layers.top === undefined) await this.#growable.makeWritable()
+    if (end > this.size) await this.grow(end)
     if (this.#view.wholeSectors(offset, end)) {
       this.#view.writeFrom(bytes, 0, offset, end)
       return
@@ -103,10 +128,15 @@ export class MountedFile {
     })
   }
 
+  /** EFBIG when it is too large for anybody. */
+  async grow (size: number): Promise<void> {
+    await this.#growable.grow(size)
+  }
+
   /** Zeros over `[from, to)`, which lies in the file. Only parts of sectors need what they lie on. */
   async zero (from: number, to: number): Promise<void> {
     if (from >= to) return
-    if (this.#layers.top === undefined) await this.#makeWritable()
+    if (this.#layers.top === undefined) await this.#growable.makeWritable()
     const first = Math.min(to, Math.ceil(from / SECTOR_BYTES) * SECTOR_BYTES)
     const end = to === this.size ? to : Math.max(first, to - to % SECTOR_BYTES)
     await this.write(from, Buffer.alloc(first - from))

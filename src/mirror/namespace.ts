@@ -34,7 +34,8 @@ export interface CopyInode {
   readonly kind: 'copy'
   readonly ino: bigint
   readonly name: string
-  readonly ref: VersionRef // as of the lookup: its size never changes, its base does
+  readonly ref: VersionRef // what it lay on at the lookup
+  size: number
   /** Nobody has written to it yet: there is no working copy, only this number. */
   unborn: boolean
   mtimeMs: number
@@ -156,7 +157,7 @@ export class Namespace {
     const ref = await this.#resolve(`${blob}@${name}`, signal)
     const reserved = this.#unborn.get(copyName)
     if (reserved?.unborn === true) return reserved // else that one was removed, and its number with it
-    const inode: CopyInode = { kind: 'copy', ino: randomIno(this.#components.random), name: copyName, ref, unborn: true, mtimeMs: this.#startedMs }
+    const inode: CopyInode = { kind: 'copy', ino: randomIno(this.#components.random), name: copyName, ref, size: ref.size, unborn: true, mtimeMs: this.#startedMs }
     this.#unborn.set(copyName, inode)
     return inode
   }
@@ -167,7 +168,7 @@ export class Namespace {
     if (known !== undefined) return known
     // The end of a commit may take that overlay away just now.
     const pages = await stat(join(this.#components.working, state.name, state.top, 'pages')).catch(() => undefined)
-    return { kind: 'copy', ino, name: state.name, ref: baseOf(state), unborn: false, mtimeMs: pages?.mtimeMs ?? this.#startedMs }
+    return { kind: 'copy', ino, name: state.name, ref: baseOf(state), size: state.size, unborn: false, mtimeMs: pages?.mtimeMs ?? this.#startedMs }
   }
 
   #known (ino: bigint): Inode | undefined {

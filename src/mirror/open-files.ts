@@ -5,7 +5,7 @@
 import { P2pvmError } from '../protocols/errors.ts'
 import { ERRNO, ErrnoError } from './errno.ts'
 import { MountedCopy, type MountedCopyComponents } from './mounted-copy.ts'
-import { MountedFile } from './mounted-file.ts'
+import { type Growable, MountedFile } from './mounted-file.ts'
 import { Mutex } from './mutex.ts'
 import type { Inode } from './namespace.ts'
 
@@ -132,8 +132,7 @@ export class OpenFiles {
   }
 
   /**
-   * Zeros a range, or does nothing: space on the disk is not reserved. What is past the end is left alone with KEEP_SIZE, and is
-   * EFBIG without.
+   * Zeros a range, or does nothing: space on the disk is not reserved. Past the end the file grows, but with KEEP_SIZE.
    */
   async fallocate (fh: number, offset: number, length: number, mode: number): Promise<void> {
     const file = this.byFh(fh)
@@ -142,8 +141,8 @@ export class OpenFiles {
     if (!zeroes && !MODES_OF_ALLOCATION.includes(mode)) throw new ErrnoError(ERRNO.EOPNOTSUPP)
     if (length === 0) throw new ErrnoError(ERRNO.EINVAL)
     const end = offset + length
-    if ((mode & FALLOC_FL_KEEP_SIZE) === 0 && end > file.size) throw new ErrnoError(ERRNO.EFBIG)
     if (zeroes) await file.zero(offset, Math.min(end, file.size))
+    if ((mode & FALLOC_FL_KEEP_SIZE) === 0 && end > file.size) await file.grow(end)
   }
 
   async fsync (fh: number, pid: number): Promise<void> {
@@ -159,7 +158,7 @@ export class OpenFiles {
     let open: OpenFile
     if (inode.kind === 'version') {
       const table = this.#components.tables.acquire(inode.ref)
-      const file = new MountedFile(fh, { table, top: undefined, sealed: undefined, routeWrites: true }, this.#components, refuseWrites)
+      const file = new MountedFile(fh, inode.ref.size, { table, top: undefined, sealed: undefined, routeWrites: true }, this.#components, NEVER_CHANGES)
       await file.change()
       open = { ino: inode.ino, file, copy: undefined, users: 0 }
     } else if (inode.kind === 'copy') {
@@ -194,6 +193,8 @@ export class OpenFiles {
   }
 }
 
-async function refuseWrites (): Promise<never> {
+async function refuse (): Promise<never> {
   throw new ErrnoError(ERRNO.EROFS)
 }
+
+const NEVER_CHANGES: Growable = { makeWritable: refuse, grow: refuse }

@@ -38,8 +38,8 @@ export interface OverlayView {
 
 export class Overlay {
   readonly folder: string
-  readonly map: PageMap
-  readonly size: number
+  #map: PageMap
+  #size: number
   readonly #pagesFd: number
   readonly #liveFd: number
   readonly #syncedFd: number
@@ -49,8 +49,8 @@ export class Overlay {
 
   private constructor (folder: string, size: number, map: PageMap, fds: { pages: number, live: number, synced: number }) {
     this.folder = folder
-    this.size = size
-    this.map = map
+    this.#size = size
+    this.#map = map
     this.#pagesFd = fds.pages
     this.#liveFd = fds.live
     this.#syncedFd = fds.synced
@@ -81,6 +81,22 @@ export class Overlay {
       for (const fd of Object.values(fds)) closeSync(fd)
       throw error
     }
+  }
+
+  get map (): PageMap {
+    return this.#map
+  }
+
+  /** Of the file, bytes. */
+  get size (): number {
+    return this.#size
+  }
+
+  /** The file is larger from now on. Nobody may be marking through a view from before: that has the map of before. */
+  grow (size: number): void {
+    ftruncateSync(this.#pagesFd, size)
+    this.#map = this.#map.grown(size)
+    this.#size = size
   }
 
   view (): OverlayView {

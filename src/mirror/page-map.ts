@@ -55,8 +55,17 @@ export class PageMap {
     })
   }
 
+  /** A map of the same bits for a larger image. What is marked here from now on is not in it. */
+  grown (size: number): PageMap {
+    const map = PageMap.forSize(size)
+    map.bytes.set(this.bytes)
+    map.touched.set(this.touched)
+    return map
+  }
+
+  /** Nothing past its end: an overlay that was sealed before its file grew has a shorter map. */
   validAt (page: number): number {
-    return Atomics.load(this.bytes, page)
+    return page < this.bytes.length ? Atomics.load(this.bytes, page) : 0
   }
 
   /** Sets the bits of `[from, to)` (multiples of SECTOR_BYTES) here and in the file `fd`. The bytes are in place already. */

@@ -8,7 +8,7 @@ import { Mutex } from './mutex.ts'
 import { foldUnder } from './overlay.ts'
 import type { Sealable, Sealed } from './sealable.ts'
 import type { VersionRef } from './source.ts'
-import { baseOf, LockedCopy } from './working-copy.ts'
+import { basedOn, baseOf, LockedCopy } from './working-copy.ts'
 
 /** `working`: the folder of the working copies. */
 export function unmountedSealable (working: string, name: string, random: Random): Sealable {
@@ -36,13 +36,13 @@ class UnmountedCopy implements Sealable {
       const { sealed } = copy
       if (sealed === undefined) throw new P2pvmError('ERR_INTERNAL', 'the cut left no sealed overlay')
       await sealed.sync()
-      return { base: baseOf(copy.state), size: copy.state.size, overlay: sealed.folder, freezeMs: 0 } // nobody was held
+      return { base: baseOf(copy.state), size: sealed.size, overlay: sealed.folder, freezeMs: 0 } // nobody was held
     })
   }
 
   async rebase (version: VersionRef, signal: AbortSignal): Promise<void> {
     await this.#alone(signal, 'close', async (copy) => {
-      await copy.change({ blob: version.blob, version: version.version, sealed: undefined })
+      await copy.change({ ...basedOn(version), sealed: undefined })
       const { sealed } = copy
       copy.sealed = undefined
       if (sealed !== undefined) await copy.discard(sealed)
@@ -55,7 +55,7 @@ class UnmountedCopy implements Sealable {
 
   async reassign (version: VersionRef, signal: AbortSignal): Promise<void> {
     await this.#alone(signal, 'close', async (copy) => {
-      await copy.change({ blob: version.blob, version: version.version })
+      await copy.change(basedOn(version))
     })
   }
 

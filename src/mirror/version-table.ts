@@ -54,6 +54,7 @@ export class VersionTable {
 
   /** Whether a chunk is a hole. Who asks goes on to the next ones: when the daemon is asked, it is for many. */
   async isHole (index: number, signal: AbortSignal): Promise<boolean> {
+    if (index >= this.slots.length) return true // what a working copy has grown by
     const leaf = Math.floor(index / LEAF_CHUNKS)
     const ahead = QUESTION_CHUNKS_MAX / LEAF_CHUNKS
     if (!this.#leaves.has(leaf) && this.#store.read(leaf, this.#countIn(leaf)) === undefined) await this.#learn(Array.from({ length: ahead }, (_, at) => leaf + at), signal)

@@ -2,7 +2,7 @@
  * Working copies on disk: a folder `<working>/<name>` with `state.json`, one or two overlays and a lock. Used by the mount
  * that has one open, and by the daemon for those that nobody has open.
  *
- *   state.json   {name, ino, blob, version, size, chunkSize, top, sealed?, origin?, holder?}, replaced as a whole
+ *   state.json   {name, ino, blob, version, size, baseSize?, chunkSize, top, sealed?, origin?, holder?}, replaced as a whole
  *   overlay-*    see overlay.ts; `top` lies on `sealed`, which lies on the version
  *
  * A seal writes state.json *before* the cut: the new top overlay is empty until then, so both readings of the file have the
@@ -15,6 +15,7 @@ import { join } from 'node:path'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Random } from '../protocols/seams.ts'
 import { isNodeError, replaceFile, syncFolder } from './files.ts'
+import { Mutex } from './mutex.ts'
 import { dirtyBytesOf, Overlay, readPageMap } from './overlay.ts'
 import { acquireLock, lockHolder, type ProcessLock, startTimeOf } from './processes.ts'
 import type { VersionRef } from './source.ts'
@@ -25,7 +26,10 @@ export interface WorkingCopyState {
   readonly ino: string
   readonly blob: string
   readonly version: number
+  /** Of the file, bytes. */
   readonly size: number
+  /** Of the version, when the file has grown since. */
+  readonly baseSize?: number | undefined
   readonly chunkSize: number
   /** Folder names of the overlays. */
   readonly top: string
@@ -36,6 +40,7 @@ export interface WorkingCopyState {
   readonly holder?: string
 }
 
+/** What it lies on, but for the size, which is its own. */
 export interface WorkingCopyInfo extends VersionRef {
   readonly name: string
   readonly dirtyBytes: number
@@ -56,7 +61,12 @@ export function checkWorkingCopyName (name: string): string {
 }
 
 export function baseOf (state: WorkingCopyState): VersionRef {
-  return { blob: state.blob, version: state.version, size: state.size, chunkSize: state.chunkSize }
+  return { blob: state.blob, version: state.version, size: state.baseSize ?? state.size, chunkSize: state.chunkSize }
+}
+
+/** The fields that say what a working copy lies on. */
+export function basedOn (version: VersionRef): Pick<WorkingCopyState, 'blob' | 'version' | 'baseSize'> {
+  return { blob: version.blob, version: version.version, baseSize: version.size }
 }
 
 /** 63 random bits above what the kernel reserves. */
@@ -127,7 +137,7 @@ export async function workingCopyInfo (working: string, name: string): Promise<W
     const below = await readPageMap(join(working, name, state.sealed), state.size)
     for (const [page, mask] of below.entries()) map[page] = (map[page] ?? 0) | mask
   }
-  return { name, ...baseOf(state), dirtyBytes: dirtyBytesOf(map, state.size) }
+  return { name, ...baseOf(state), size: state.size, dirtyBytes: dirtyBytesOf(map, state.size) }
 }
 
 /** All of them, by name. One that goes away meanwhile is left out. */
@@ -179,6 +189,7 @@ export class LockedCopy {
   readonly #folder: string
   readonly #random: Random
   readonly #lock: ProcessLock
+  readonly #changes = new Mutex()
   #state: WorkingCopyState
   top: Overlay
   sealed: Overlay | undefined
@@ -217,9 +228,21 @@ export class LockedCopy {
 
   /** Durable when it returns. `undefined` removes a field. */
   async change (changes: { [K in keyof WorkingCopyState]?: WorkingCopyState[K] | undefined }): Promise<void> {
-    const state = { ...this.#state, ...changes }
-    await writeState(this.#folder, state as WorkingCopyState)
-    this.#state = state as WorkingCopyState
+    await this.#change(() => changes)
+  }
+
+  /** Larger on disk, and its base is not: durable when it returns. The top overlay is the caller's to grow. */
+  async recordGrowth (size: number): Promise<void> {
+    await this.#change((state) => ({ size, baseSize: baseOf(state).size }))
+  }
+
+  /** One after the other: a file may grow in the middle of a seal. */
+  async #change (changesOf: (state: WorkingCopyState) => { [K in keyof WorkingCopyState]?: WorkingCopyState[K] | undefined }): Promise<void> {
+    await this.#changes.run(async () => {
+      const state = { ...this.#state, ...changesOf(this.#state) }
+      await writeState(this.#folder, state as WorkingCopyState)
+      this.#state = state as WorkingCopyState
+    })
   }
 
   /** Makes the overlay for the next cut and says on disk that it is the top one: true already, since it is empty. */
@@ -238,6 +261,7 @@ export class LockedCopy {
 
   /** What is written from now on goes to `next`. */
   cut (next: Overlay): void {
+    if (next.size < this.top.size) next.grow(this.top.size) // it has grown since that one was made
     this.sealed = this.top
     this.top = next
   }

@@ -2,7 +2,7 @@
  * A MirrorSource over local image files, for tests of the mount without a daemon: chunks are cut from the files, "fetched"
  * by writing them to the cache folder, and commits make a new image file. Not for: anything about the fabric.
  */
-import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, copyFileSync, existsSync, ftruncateSync, mkdirSync, openSync, readSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { chunkPath } from '../../src/dht/chunk-path.ts'
 import type { Sealable } from '../../src/mirror/sealable.ts'
@@ -147,6 +147,7 @@ export class FileSource implements MirrorSource {
     copyFileSync(base?.file ?? '', file)
     const overlay = await openSealedOverlay(sealed.overlay, { chunkSize, size: sealed.size })
     const fd = openSync(file, 'r+')
+    ftruncateSync(fd, sealed.size)
     for (const index of overlay.dirtyChunks()) {
       const bytes = Buffer.alloc(overlay.chunkBytes(index))
       readSync(fd, bytes, 0, bytes.length, index * chunkSize)

@@ -33,7 +33,7 @@ export interface HandlersComponents {
   readonly onInit: () => void
 }
 
-/** Answers about names may change at any time; about an inode they never do (its size is its version's, times are the kernel's). */
+/** Answers about names may change at any time; about an inode they never do (sizes of working copies and times are the kernel's). */
 const NAME_SECONDS = 1
 const FOR_EVER_SECONDS = 24 * 3600
 const S_IFDIR = 0o040000
@@ -80,13 +80,16 @@ export class Handlers {
     return wire.attrOut(attributesOf(this.#components.namespace.inode(header.nodeid)), FOR_EVER_SECONDS)
   }
 
-  /** Times only; an fsync begins with one. A size that is the file's already is fine. */
-  setattr ({ header, body }: Request): Answer {
+  /** Times, with which an fsync begins, and a size that is not smaller. */
+  async setattr ({ header, body }: Request): Promise<Answer> {
     const inode = this.#components.namespace.inode(header.nodeid)
     const { valid, size, mtimeMs } = wire.readSetattrIn(body)
     if (inode.kind !== 'copy') throw new ErrnoError(ERRNO.EROFS)
-    if ((valid & wire.FATTR_SIZE) !== 0 && size !== inode.ref.size) throw new ErrnoError(ERRNO.EPERM)
     if ((valid & wire.FATTR_OWNERSHIP) !== 0) throw new ErrnoError(ERRNO.EPERM)
+    if ((valid & wire.FATTR_SIZE) !== 0 && size !== inode.size) {
+      if (size < inode.size) throw new ErrnoError(ERRNO.EPERM)
+      await this.#components.files.withCopy(inode, async (copy) => { await copy.grow(size) })
+    }
     if ((valid & wire.FATTR_MTIME) !== 0) inode.mtimeMs = mtimeMs
     return wire.attrOut(attributesOf(inode), FOR_EVER_SECONDS)
   }
@@ -218,11 +221,16 @@ export class Handlers {
   }
 }
 
+function sizeOf (inode: Inode): number {
+  if (inode.kind === 'copy') return inode.size
+  return inode.kind === 'version' ? inode.ref.size : 0
+}
+
 function attributesOf (inode: Inode): wire.Attributes {
   const file = inode.kind === 'version' || inode.kind === 'copy'
   return {
     ino: inode.ino,
-    size: file ? inode.ref.size : 0,
+    size: sizeOf(inode),
     mtimeMs: file ? inode.mtimeMs : 0,
     mode: file ? S_IFREG | (inode.kind === 'copy' ? 0o644 : 0o444) : S_IFDIR | 0o755,
     nlink: file ? 1 : 2,

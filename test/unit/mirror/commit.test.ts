@@ -55,9 +55,9 @@ async function write (page: number, byte: number): Promise<void> {
 }
 
 /** By a daemon that has just started. */
-async function commit (blobs: BlobClient = fabric.client()): Promise<Committed> {
+async function commit (blobs: BlobClient = fabric.client(), as?: string): Promise<Committed> {
   const committer = new Committer({ blobs, chunks: fabric.chunks, cache, clock, random })
-  return await committer.commit({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random) })
+  return await committer.commit({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random), as })
 }
 
 /** A client of which `publish` is the test's. */
@@ -83,6 +83,14 @@ async function history (): Promise<number[][]> {
 
 const lost = new P2pvmError('ERR_UNAVAILABLE', 'the answer was lost')
 
+/** As a mount does when nobody writes. */
+async function grow (size: number): Promise<void> {
+  const copy = await LockedCopy.open(working, NAME, random)
+  await copy.recordGrowth(size)
+  copy.top.grow(size)
+  await copy.close()
+}
+
 describe('a commit', () => {
   it('is one version with what was written; chunks of zeros are holes, and what is as it was is left out', async () => {
     await write(2, 7)
@@ -101,6 +109,19 @@ describe('a commit', () => {
     await commit()
     expect(cached.map(({ id }) => id).sort()).toEqual([7, 8].map((byte) => chunkIdOf(Buffer.alloc(PAGE_BYTES, byte))).sort())
     expect(cached.map(({ inFabric }) => inFabric)).toEqual([true, true])
+  it('of a working copy that has grown makes a larger version, whether or not it wrote there', async () => {
+    const blobs = fabric.client()
+    await grow(PAGES * PAGE_BYTES + 100)
+    expect(await commit()).toMatchObject({ version: { version: 2, size: PAGES * PAGE_BYTES + 100 }, chunks: 0 })
+    await grow(20 * PAGE_BYTES)
+    await write(15, 7)
+    expect(await commit()).toMatchObject({ version: { version: 3, size: 20 * PAGE_BYTES }, chunks: 1 })
+    const expected = Buffer.alloc(20 * PAGE_BYTES).fill(1, 0, PAGES * PAGE_BYTES).fill(7, 15 * PAGE_BYTES, 16 * PAGE_BYTES)
+    expect(Buffer.compare(await blobs.read(await blobs.version({ blob: base.blob, version: 3 }), 0, 21 * PAGE_BYTES), expected)).toBe(0)
+    expect(await blobs.version({ blob: base.blob, version: 1 })).toMatchObject({ size: PAGES * PAGE_BYTES })
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 3, size: 20 * PAGE_BYTES, dirtyBytes: 0 }])
+    await grow(21 * PAGE_BYTES)
+    expect(await commit(blobs, 'larger')).toMatchObject({ version: { size: 21 * PAGE_BYTES } })
   })
 
   it('that was published and whose answer was lost is there once, and the next one goes on from it', async () => {

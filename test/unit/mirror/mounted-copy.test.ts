@@ -58,7 +58,7 @@ beforeEach(async () => {
     }
   }
   const state = await createWorkingCopy(working(), 'vm1', BASE, random)
-  const inode: CopyInode = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, unborn: false, mtimeMs: 0 }
+  const inode: CopyInode = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, size: BASE.size, unborn: false, mtimeMs: 0 }
   copy = await MountedCopy.open(inode, 1, components)
   copy.openCount++
 })
@@ -122,6 +122,38 @@ describe('a seal', () => {
     expect(answered.length).toBe(2)
   })
 
+  it('has the size of the file at the cut: what it grew by while the kernel flushed, and nothing after', async () => {
+    const larger = BASE.size + 4 * PAGE_BYTES
+    let lastPid = 200
+    // The kernel writes back past the end, and then asks for the fsync.
+    startFsync = () => {
+      const pid = ++lastPid
+      const end = pid === 202 ? larger : BASE.size + PAGE_BYTES
+      return {
+        pid,
+        done: Promise.resolve().then(async () => {
+          await copy.file.write(end - PAGE_BYTES, Buffer.alloc(PAGE_BYTES, 3))
+          await copy.fsync(pid)
+        })
+      }
+    }
+    let atCut = 0
+    onPublish = async (view) => {
+      if (view.sealed === undefined || atCut > 0) return
+      atCut = view.size
+      await write(10, 2)
+      await copy.grow(larger + PAGE_BYTES)
+    }
+    expect(await copy.seal(signal)).toMatchObject({ size: larger, base: { size: BASE.size } })
+    expect(atCut).toBe(larger)
+    await write(12, 4)
+    const bytes = await copy.file.read(0, larger + 2 * PAGE_BYTES)
+    expect([bytes.length, ...[10, 11, 12].map((page) => bytes[page * PAGE_BYTES])]).toEqual([larger + PAGE_BYTES, 2, 3, 4])
+    await copy.rebase({ ...BASE, version: 2, size: larger }, signal)
+    expect(await readWorkingCopy(working(), 'vm1')).toMatchObject({ version: 2, size: larger + PAGE_BYTES, baseSize: larger })
+    expect((await copy.file.read(12 * PAGE_BYTES, 2 * PAGE_BYTES)).equals(Buffer.alloc(PAGE_BYTES, 4))).toBe(true)
+  })
+
   it('that cannot flush leaves everything as it was', async () => {
     await write(0, 1)
     const before = await readWorkingCopy(working(), 'vm1')
@@ -176,9 +208,9 @@ describe('the end of a commit', () => {
     expect(await firstBytes()).toEqual([1, 2, 0, 0, 0, 0, 0, 0])
   })
 
-  it('refuses a version of another size', async () => {
+  it('refuses a version of a size that cannot be', async () => {
     await copy.seal(signal)
-    await expect(copy.rebase({ ...BASE, version: 2, size: 1 }, signal)).rejects.toMatchObject({ code: 'ERR_INTERNAL' })
+    for (const size of [1, BASE.size + 1]) await expect(copy.rebase({ ...BASE, version: 2, size }, signal)).rejects.toMatchObject({ code: 'ERR_INTERNAL' })
   })
 
   it('is no time to revert while somebody has the file open', async () => {

@@ -1,10 +1,11 @@
-/** LSEEK and FALLOCATE on bytes, over real overlays and version tables, with a kernel that only remembers what it was told. */
+/** LSEEK, FALLOCATE and growth on bytes, over real overlays and version tables, with a kernel that only remembers what it was told. */
 import { closeSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ChunkFiles } from '../../../src/mirror/chunk-files.ts'
 import { ERRNO, errnoOf } from '../../../src/mirror/errno.ts'
+import { FileView, type FileViewInit } from '../../../src/mirror/file-view.ts'
 import { readFully, writeFully } from '../../../src/mirror/files.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
@@ -14,7 +15,7 @@ import { foldUnder, Overlay } from '../../../src/mirror/overlay.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
 import type { MirrorSource, VersionRef } from '../../../src/mirror/source.ts'
 import { VersionTables } from '../../../src/mirror/version-tables.ts'
-import { createWorkingCopy } from '../../../src/mirror/working-copy.ts'
+import { createWorkingCopy, readWorkingCopy, workingCopyInfo } from '../../../src/mirror/working-copy.ts'
 import { nodeClock as clock, nodeRandom as random } from '../../../src/node/world.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
 
@@ -38,6 +39,7 @@ let copy: CopyInode
 let asked: Array<[number, number]>
 let gone: boolean
 let flushed: Array<[number, number]>
+let onPublish: (view: FileViewInit) => Promise<void>
 /** What the kernel still has, and writes back when it is told to. */
 let onFlush: (from: number, to: number) => Promise<void>
 
@@ -47,11 +49,20 @@ beforeEach(async () => {
   gone = false
   flushed = []
   onFlush = async () => {}
-  const working = join(folder, 'working')
-  mkdirSync(working)
+  onPublish = async () => {}
+  mkdirSync(working())
+  await createWorkingCopy(working(), 'vm1', BASE, random)
+  await start()
+})
+
+const working = (): string => join(folder, 'working')
+
+/** As a process that has just started, which knows what is on disk. */
+async function start (): Promise<void> {
   const source = {
     chunkIds: async (_version: VersionRef, first: number, count: number) => {
       if (gone) throw new P2pvmError('ERR_UNAVAILABLE', 'the daemon is gone')
+      if (first + count > CHUNKS) throw new P2pvmError('ERR_PROTOCOL', 'the version has no such chunks')
       asked.push([first, count])
       return Array.from({ length: count }, (_, at) => DATA.has(first + at) ? 'bafkreibc7zsxrxfgaym7ozdnhzjgt3djms64gxh4q2vqslofmqn5ocl3ra' : null)
     },
@@ -60,11 +71,12 @@ beforeEach(async () => {
   const { signal } = new AbortController()
   const chunkFiles = new ChunkFiles({ source, clock, log: quiet, quiesce: async () => {}, signal }, { folder, openMax: 100, missDeadlineMs: 100 })
   files = new OpenFiles({
-    clock, random, log: quiet, signal, chunkFiles, working,
+    clock, random, log: quiet, signal, chunkFiles,
+    working: working(),
     tables: new VersionTables({ source, clock, folder: join(folder, 'leaves') }, chunkFiles),
     holder: 'this mount',
     missDeadlineMs: 100,
-    publish: async () => {},
+    publish: async (view) => { await onPublish(view) },
     withdraw: async () => {},
     startFsync: () => ({ pid: 1, done: Promise.resolve() }),
     flushPages: async (ino, from, to) => {
@@ -73,11 +85,11 @@ beforeEach(async () => {
       await onFlush(from, to)
     }
   })
-  const state = await createWorkingCopy(working, 'vm1', BASE, random)
-  copy = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, unborn: false, mtimeMs: 0 }
+  const state = await readWorkingCopy(working(), 'vm1')
+  copy = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, size: state.size, unborn: false, mtimeMs: 0 }
   const namespace = { inode: (ino: bigint) => ino === version.ino ? version : copy } as Namespace
-  handlers = new Handlers({ namespace, files, working, clock, missDeadlineMs: 100, onInit () {}, commands: new Commands({} as MirrorSource, signal) })
-})
+  handlers = new Handlers({ namespace, files, working: working(), clock, missDeadlineMs: 100, onInit () {}, commands: new Commands({} as MirrorSource, signal) })
+}
 
 afterEach(async () => {
   await files.close()
@@ -278,6 +290,123 @@ describe('FALLOCATE', () => {
     }
     expect(await fallocate(fh + 1, 0, 1, PUNCH_HOLE)).toBe('EBADF')
     for (const mode of [0, PUNCH_HOLE, ZERO_RANGE]) expect(await fallocate(await open(version), 0, PAGE_BYTES, mode)).toBe('EROFS')
+  })
+})
+
+describe('a file that grows', () => {
+  const LARGER = SIZE + 3 * CHUNK + 17
+  /** The size that the kernel is told, or the name of the error. */
+  const setSize = async (inode: Inode, size: number | bigint): Promise<number | string> => {
+    const body = Buffer.alloc(88)
+    body.writeUInt32LE(1 << 3, 0)
+    body.writeBigUInt64LE(BigInt(size), 16)
+    try {
+      return Number((await handlers.setattr(request(inode, body)))?.readBigUInt64LE(16 + 8))
+    } catch (error) {
+      return nameOf(error)
+    }
+  }
+
+  const writeAt = async (fh: number, offset: number, bytes: Buffer): Promise<string | undefined> => {
+    const body = Buffer.alloc(40)
+    body.writeUInt32LE(fh, 0)
+    body.writeBigUInt64LE(BigInt(offset), 8)
+    body.writeUInt32LE(bytes.length, 16)
+    try {
+      await handlers.write(request(copy, Buffer.concat([body, bytes])))
+      return undefined
+    } catch (error) {
+      return nameOf(error)
+    }
+  }
+
+  const tail = async (fh: number, from: number): Promise<Buffer> => await files.byFh(fh).read(from, 100 * CHUNK)
+
+  it('by SETATTR has zeros at its end, on disk before it is answered, and its version is what it was', async () => {
+    expect(await setSize(copy, LARGER)).toBe(LARGER) // nobody has it open
+    expect(await readWorkingCopy(working(), 'vm1')).toMatchObject({ size: LARGER, baseSize: SIZE })
+    expect(await workingCopyInfo(working(), 'vm1')).toMatchObject({ size: LARGER, dirtyBytes: 0 })
+    const fh = await open(copy)
+    expect((await tail(fh, CHUNKS * CHUNK)).equals(Buffer.alloc(LARGER - CHUNKS * CHUNK))).toBe(true)
+    expect(handlers.getattr(request(copy, Buffer.alloc(16)))?.readUInt32LE(16 + 8)).toBe(LARGER)
+    expect(await lseek(fh, (CHUNKS - 1) * CHUNK, SEEK_HOLE)).toBe(CHUNKS * CHUNK)
+    expect(await lseek(fh, CHUNKS * CHUNK, SEEK_DATA)).toBe('ENXIO')
+    expect(await lseek(fh, LARGER, SEEK_HOLE)).toBe('ENXIO')
+    expect(await files.byFh(await open(version)).read(SIZE, 1)).toHaveLength(0)
+  })
+
+  it('by WRITE has the bytes, whatever is between them and what was its end', async () => {
+    gone = true // zeros come from nowhere
+    const fh = await open(copy)
+    const from = SIZE + CHUNK + 100
+    expect(await writeAt(fh, from, Buffer.alloc(700, 7))).toBeUndefined()
+    expect(files.byFh(fh).size).toBe(from + 700)
+    expect(await readWorkingCopy(working(), 'vm1')).toMatchObject({ size: from + 700 })
+    expect(await writeAt(fh, SIZE + 5000, Buffer.alloc(10, 8))).toBeUndefined()
+    const first = CHUNKS * CHUNK // what lies before is in a chunk of the version
+    const expected = Buffer.alloc(from + 700).fill(7, from).fill(8, SIZE + 5000, SIZE + 5010).subarray(first)
+    expect((await tail(fh, first)).equals(expected)).toBe(true)
+    await Promise.all([1, 2, 3, 4].map(async (n) => await writeAt(fh, from + n * CHUNK, Buffer.alloc(512, n))))
+    expect(files.byFh(fh).size).toBe(from + 4 * CHUNK + 512)
+    for (const n of [1, 2, 3, 4]) expect((await files.byFh(fh).read(from + n * CHUNK, 512)).equals(Buffer.alloc(512, n))).toBe(true)
+  })
+
+  it('by FALLOCATE has zeros, of which those before its end are written', async () => {
+    const fh = await open(copy)
+    await write(fh, 2 * CHUNKS - 1 - 4, 2)
+    expect(await fallocate(fh, CHUNKS * CHUNK - 4 * PAGE_BYTES, 6 * PAGE_BYTES, ZERO_RANGE)).toBeUndefined()
+    expect(files.byFh(fh).size).toBe(CHUNKS * CHUNK + 2 * PAGE_BYTES)
+    expect((await tail(fh, CHUNKS * CHUNK - 4 * PAGE_BYTES)).equals(Buffer.alloc(6 * PAGE_BYTES))).toBe(true)
+    expect(await fallocate(fh, SIZE, LARGER - SIZE, 0)).toBeUndefined()
+    expect(files.byFh(fh).size).toBe(LARGER)
+  })
+
+  it('keeps what workers wrote until they passed, and takes their writes again after', async () => {
+    const fh = await open(copy)
+    const file = files.byFh(fh)
+    await write(fh, 0)
+    const views: FileViewInit[] = []
+    let onDisk: number | undefined
+    const { table, top } = file.layers
+    const old = new FileView({ fh, size: SIZE, base: table.view, top: top?.view(), routeWrites: false })
+    onPublish = async (view) => {
+      views.push(view)
+      if (views.length > 1) return
+      onDisk = (await readWorkingCopy(working(), 'vm1')).size // a worker is still at it with the view of before
+      old.writeFrom(Buffer.alloc(PAGE_BYTES, 5), 0, 6 * PAGE_BYTES, 7 * PAGE_BYTES)
+    }
+    expect(await setSize(copy, LARGER)).toBe(LARGER)
+    expect(onDisk).toBe(LARGER) // before anybody sees it
+    expect(views.map(({ size, routeWrites }) => [size, routeWrites])).toEqual([[SIZE, true], [LARGER, false]])
+    expect((await file.read(6 * PAGE_BYTES, PAGE_BYTES)).equals(Buffer.alloc(PAGE_BYTES, 5))).toBe(true)
+    const view = new FileView(views.at(-1) ?? (() => { throw new Error('no view') })())
+    expect(view.takesWrite(LARGER - LARGER % 512, LARGER)).toBe(true)
+    view.writeFrom(Buffer.alloc(LARGER % 512, 6), 0, LARGER - LARGER % 512, LARGER)
+    expect((await file.read(LARGER - 1, 10)).equals(Buffer.alloc(1, 6))).toBe(true)
+  })
+
+  it('is as it was in the next process, and never smaller', async () => {
+    const fh = await open(copy)
+    await writeAt(fh, LARGER - 512, Buffer.alloc(512, 9))
+    await files.close()
+    await start()
+    const again = await open(copy)
+    expect(await lseek(again, 71 * CHUNK, SEEK_HOLE)).toBe(71 * CHUNK)
+    expect(asked.at(-1)).toEqual([64, CHUNKS - 64]) // the chunks of the version, and no others
+    expect((await tail(again, LARGER - 512)).equals(Buffer.alloc(512, 9))).toBe(true)
+    for (const size of [0, SIZE, LARGER - 1]) expect(await setSize(copy, size)).toBe('EPERM')
+    expect(files.byFh(again).size).toBe(LARGER)
+  })
+
+  it('is refused where it cannot be, and for sizes that are none', async () => {
+    expect(await setSize(version, LARGER)).toBe('EROFS')
+    expect(await setSize(copy, 4 * 2 ** 40 + 1)).toBe('EFBIG')
+    for (const size of [2 ** 53, 2n ** 63n, 2n ** 64n - 1n]) expect(await setSize(copy, size)).toBe('EINVAL')
+    const fh = await open(copy)
+    expect(await writeAt(fh, 2 ** 52, Buffer.alloc(1))).toBe('EFBIG')
+    expect(await fallocate(fh, 2 ** 52, 2 ** 52, 0)).toBe('EFBIG')
+    expect(await writeAt(await open(version), SIZE, Buffer.alloc(1))).toBe('EROFS')
+    expect(await readWorkingCopy(working(), 'vm1')).toMatchObject({ size: SIZE })
   })
 })
 

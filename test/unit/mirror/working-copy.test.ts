@@ -65,6 +65,14 @@ describe('working copies', () => {
     await removeWorkingCopy(working, 'a', random)
   })
 
+  it('have each change on disk, of several at once too', async () => {
+    await createWorkingCopy(working, 'a', BASE, random)
+    const copy = await LockedCopy.open(working, 'a', random)
+    await Promise.all([copy.recordGrowth(SIZE + 1), copy.change({ holder: 'a mount' }), copy.recordGrowth(SIZE + 2)])
+    expect(await readWorkingCopy(working, 'a')).toMatchObject({ size: SIZE + 2, baseSize: SIZE, holder: 'a mount' })
+    await copy.close()
+  })
+
   it('have the same bytes on disk before and after a cut, wherever it is interrupted', async () => {
     await createWorkingCopy(working, 'a', BASE, random)
     const copy = await LockedCopy.open(working, 'a', random)
