@@ -213,6 +213,16 @@ describe('the end of a commit', () => {
     for (const size of [1, BASE.size + 1]) await expect(copy.rebase({ ...BASE, version: 2, size }, signal)).rejects.toMatchObject({ code: 'ERR_INTERNAL' })
   })
 
+  it('or a revert leaves a file that has grown as large as it is, with zeros', async () => {
+    await copy.file.write(BASE.size, Buffer.alloc(PAGE_BYTES, 1))
+    copy.openCount--
+    await copy.revert(signal)
+    expect((await copy.file.read(BASE.size, 2 * PAGE_BYTES)).equals(Buffer.alloc(PAGE_BYTES))).toBe(true)
+    expect(await readWorkingCopy(working(), 'vm1')).toMatchObject({ size: BASE.size + PAGE_BYTES, baseSize: BASE.size })
+    await write(8, 2)
+    expect((await copy.file.read(BASE.size, 2 * PAGE_BYTES)).equals(Buffer.alloc(PAGE_BYTES, 2))).toBe(true)
+  })
+
   it('is no time to revert while somebody has the file open', async () => {
     await write(0, 1)
     await expect(copy.revert(signal)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
