@@ -89,6 +89,19 @@ print(os.lseek(file, ${3 * CHUNK}, os.SEEK_HOLE))`
     expect(Number(await python(write, copy))).toBe(13 * CHUNK)
   })
 
+  it('end where a program has stored through mmap, which the kernel hears of last', async () => {
+    const store = `
+import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+memory = mmap.mmap(file, ${CHUNK}, offset=${40 * CHUNK})
+memory[${3 * PAGE}] = 1
+print(os.lseek(file, ${40 * CHUNK}, os.SEEK_DATA), memory[${3 * PAGE}], os.pread(file, 1, ${40 * CHUNK + 3 * PAGE}) == b'\\1')
+memory[${3 * PAGE}] = 2
+os.lseek(file, ${40 * CHUNK}, os.SEEK_HOLE)
+print(os.pread(file, 1, ${40 * CHUNK + 3 * PAGE}) == b'\\2')`
+    expect((await python(store, copy)).trim().split(/\s/)).toEqual([String(40 * CHUNK + 3 * PAGE), '1', 'True', 'True'])
+  })
+
   it('are as the new version has them after a commit', async () => {
     await python(`import os, sys; file = os.open(sys.argv[1], os.O_RDWR); os.pwrite(file, bytes(${CHUNK}), ${11 * CHUNK}); os.pwrite(file, b'x', ${50 * CHUNK})`, copy)
     await mount.call('commit', 'vm1')
