@@ -109,6 +109,8 @@ describe('a commit', () => {
     await commit()
     expect(cached.map(({ id }) => id).sort()).toEqual([7, 8].map((byte) => chunkIdOf(Buffer.alloc(PAGE_BYTES, byte))).sort())
     expect(cached.map(({ inFabric }) => inFabric)).toEqual([true, true])
+  })
+
   it('of a working copy that has grown makes a larger version, whether or not it wrote there', async () => {
     const blobs = fabric.client()
     await grow(PAGES * PAGE_BYTES + 100)
