@@ -4,6 +4,7 @@
  */
 import { P2pvmError } from '../../src/protocols/errors.ts'
 import type { Clock, Deadline } from '../../src/protocols/seams.ts'
+import { sleepOn } from './timers.ts'
 
 interface Timer {
   readonly atMs: number
@@ -35,17 +36,7 @@ export class FakeClock implements Clock {
   }
 
   async sleep (ms: number, signal?: AbortSignal): Promise<void> {
-    signal?.throwIfAborted()
-    const { promise, resolve, reject } = Promise.withResolvers<void>()
-    const cancel = this.#after(ms, resolve)
-    const onAbort = (): void => { reject(signal?.reason) }
-    signal?.addEventListener('abort', onAbort)
-    try {
-      await promise
-    } finally {
-      cancel()
-      signal?.removeEventListener('abort', onAbort)
-    }
+    await sleepOn((ms, run) => this.#after(ms, run), ms, signal)
   }
 
   deadline (ms: number, ...signals: Array<AbortSignal | undefined>): Deadline {

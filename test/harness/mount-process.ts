@@ -3,6 +3,7 @@
  * `endMounts`, whatever became of its process.
  */
 import { execFile, execFileSync, fork, spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -34,6 +35,20 @@ export class MountWorld {
     this.chunkSize = chunkSize
     for (const folder of [this.mountpoint, ...Object.values(this.folders)]) mkdirSync(folder)
     writeFileSync(this.imageFile, image)
+  }
+
+  /** Mounted, with a working copy of an image of random bytes: what most tests begin with. `image` is what the image holds. */
+  static async withWorkingCopy (sizeBytes: number, chunkSize: number): Promise<{ world: MountWorld, image: Buffer, mount: MountProcess, path: string }> {
+    const image = randomBytes(sizeBytes)
+    const world = new MountWorld(image, chunkSize)
+    try {
+      const mount = await world.start()
+      await mount.call('createWorkingCopy', 'vm1', 1)
+      return { world, image, mount, path: world.path('working', 'vm1') }
+    } catch (error) {
+      world.end() // nobody else knows of it yet
+      throw error
+    }
   }
 
   /** A path below the mountpoint. */

@@ -1,5 +1,5 @@
 /** The mount's half of CLONE and COMMIT on a real mount: the cut, what becomes of the overlays, ioctls and attributes. */
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -33,11 +33,7 @@ describeWith(['root', 'fuse', 'python3'], 'commit on a mount', () => {
   let path: string
 
   beforeEach(async () => {
-    image = randomBytes(SIZE)
-    world = new MountWorld(image, CHUNK)
-    mount = await world.start()
-    await mount.call('createWorkingCopy', 'vm1', 1)
-    path = world.path('working', 'vm1')
+    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK))
   })
 
   afterEach(() => { world.end() })

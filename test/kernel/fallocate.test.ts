@@ -1,5 +1,5 @@
 /** fallocate(2) on a real mount: zeros that stay zeros, space that is given back, and what is refused. */
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
@@ -36,11 +36,7 @@ describeWith(['root', 'fuse', 'python3'], 'fallocate', () => {
   let path: string
 
   beforeEach(async () => {
-    image = randomBytes(SIZE)
-    world = new MountWorld(image, CHUNK)
-    mount = await world.start()
-    await mount.call('createWorkingCopy', 'vm1', 1)
-    path = world.path('working', 'vm1')
+    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK))
   })
 
   afterEach(() => { world.end() })

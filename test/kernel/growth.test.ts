@@ -1,5 +1,5 @@
 /** A working copy that grows, on a real mount: by truncate(2), by a write past its end, by fallocate(2), by `qemu-img resize`. */
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
@@ -20,11 +20,7 @@ describeWith(['root', 'fuse', 'python3'], 'growth', () => {
   let path: string
 
   beforeEach(async () => {
-    image = randomBytes(SIZE)
-    world = new MountWorld(image, CHUNK)
-    mount = await world.start()
-    await mount.call('createWorkingCopy', 'vm1', 1)
-    path = world.path('working', 'vm1')
+    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK))
   })
 
   afterEach(() => { world.end() })
