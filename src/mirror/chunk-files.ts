@@ -51,6 +51,8 @@ interface OpenChunk {
 const CLOSE_BATCH = 64
 /** Looks at one chunk's file in a row: bad so often, the disk is broken, and we say so; evicted so often, we wait before we ask again. */
 const ATTEMPTS_MAX = 4
+/** As many as the thread pool reads at once. */
+const BUFFERS_MAX = 4
 /** A walk over all open files rests after so many, for requests that wait for the main thread. */
 const WALK_BATCH = 64
 const WALK_REST_MS = 1
@@ -60,6 +62,8 @@ export class ChunkFiles {
   readonly #init: ChunkFilesInit
   readonly #open = new Map<ChunkId, OpenChunk>()
   readonly #flights = new Flights<ChunkId>()
+  /** To check files in: new ones for each would make the garbage collector look at the whole heap every few chunks. */
+  readonly #buffers: Buffer[] = []
   #wanted: { readonly ids: ChunkId[], readonly fetched: Promise<void> } | undefined
   #making: Promise<void> | undefined
   readonly counters = { opened: 0, fetched: 0, corrupt: 0, closed: 0 }
@@ -119,7 +123,7 @@ export class ChunkFiles {
       throw error
     }
     const found = fstatSync(fd)
-    if (await fileMatches(fd, found.size, id)) {
+    if (await this.#matches(fd, found.size, id)) {
       this.#noteUse(fd, found)
       this.#open.set(id, { fd, users: [] })
       this.counters.opened++
@@ -134,6 +138,17 @@ export class ChunkFiles {
       if (!isNodeError(error, 'ENOENT')) throw error
     }
     return 'corrupt'
+  }
+
+  async #matches (fd: number, size: number, id: ChunkId): Promise<boolean> {
+    if (size > CHUNK_BYTES_MAX) return false
+    const kept = this.#buffers.pop()
+    const buffer = kept !== undefined && kept.length >= size ? kept : Buffer.allocUnsafeSlow(size)
+    try {
+      return await fileMatches(fd, buffer.subarray(0, size), id)
+    } finally {
+      if (this.#buffers.length < BUFFERS_MAX) this.#buffers.push(buffer)
+    }
   }
 
   /** Chunks that are missed in one turn of the event loop are one request to the daemon. */
@@ -244,11 +259,10 @@ export class ChunkFiles {
   }
 }
 
-async function fileMatches (fd: number, size: number, id: ChunkId): Promise<boolean> {
-  if (size > CHUNK_BYTES_MAX) return false
-  const bytes = Buffer.allocUnsafe(size)
-  for (let done = 0; done < size;) {
-    const { bytesRead } = await readAsync(fd, bytes, done, size - done, done)
+/** `bytes`: as large as the file, filled with it. */
+async function fileMatches (fd: number, bytes: Buffer, id: ChunkId): Promise<boolean> {
+  for (let done = 0; done < bytes.length;) {
+    const { bytesRead } = await readAsync(fd, bytes, done, bytes.length - done, done)
     if (bytesRead === 0) return false
     done += bytesRead
   }

@@ -11,6 +11,7 @@ import type { ChunkFiles } from './chunk-files.ts'
 import { FileView, type FileViewInit } from './file-view.ts'
 import type { Overlay } from './overlay.ts'
 import { SECTOR_BYTES } from './page-map.ts'
+import { ReadAhead } from './read-ahead.ts'
 import { nextData, nextHole } from './seek.ts'
 import { withDeadline } from '../protocols/abort.ts'
 import type { Clock } from '../protocols/seams.ts'
@@ -52,6 +53,7 @@ export class MountedFile {
   #growing = false
   #view: FileView
   readonly #growable: Growable
+  readonly #readAhead: ReadAhead
 
   constructor (fh: number, size: number, layers: Layers, components: MountedFileComponents, growable: Growable) {
     this.fh = fh
@@ -59,6 +61,7 @@ export class MountedFile {
     this.#components = components
     this.#layers = layers
     this.#growable = growable
+    this.#readAhead = new ReadAhead(layers.table.ref.chunkSize)
     this.#view = new FileView(this.#viewInit())
   }
 
@@ -102,7 +105,11 @@ export class MountedFile {
     const end = offset + this.#view.readable(offset, size)
     const bytes = Buffer.allocUnsafe(end - offset)
     await this.#untilDeadline(async (signal) => {
-      while (!this.#view.readInto(bytes, 0, offset, end)) await this.#fetch(offset, end, signal)
+      while (!this.#view.readInto(bytes, 0, offset, end)) {
+        const fetched = this.#fetch(offset, end, signal)
+        void this.#fetchAhead(offset, end)
+        await fetched
+      }
     })
     return bytes
   }
@@ -160,6 +167,17 @@ export class MountedFile {
 
   async #fetch (from: number, to: number, signal: AbortSignal): Promise<void> {
     await this.#components.chunkFiles.ensure(this.#layers.table, this.#view.missingChunks(from, to), signal)
+  }
+
+  /** After what is waited for: it goes to the daemon as a request of its own. */
+  async #fetchAhead (from: number, to: number): Promise<void> {
+    const { table } = this.#layers
+    const { chunkSize } = table.ref
+    const ahead = this.#readAhead.missed(Math.floor(from / chunkSize), Math.ceil(to / chunkSize), table.slots)
+    if (ahead.length === 0) return
+    await afterIo()
+    // Whoever reads it asks again, and hears what is wrong.
+    await this.#components.chunkFiles.ensure(table, ahead, this.#components.signal).catch(() => {})
   }
 
   async #untilDeadline<T> (work: (signal: AbortSignal) => Promise<T>): Promise<T> {

@@ -366,7 +366,7 @@ export function initOut (init: InitIn): Buffer {
 
 /** A whole message to the kernel: header and payload. `error` is a positive errno, or 0. */
 export function reply (unique: bigint, error: number, payload: Buffer = Buffer.alloc(0)): Buffer {
-  const bytes = Buffer.alloc(OUT_HEADER_BYTES + (error === 0 ? payload.length : 0))
+  const bytes = Buffer.allocUnsafe(OUT_HEADER_BYTES + (error === 0 ? payload.length : 0)) // all of it is written
   bytes.writeUInt32LE(bytes.length, 0)
   bytes.writeInt32LE(-error, 4)
   bytes.writeBigUInt64LE(unique, 8)
