@@ -1,6 +1,6 @@
 /**
- * What a version costs: assign and complete, durable at the version manager and with a publication record on W storage peers, against as
- * many durable transactions of a single etcd; whole one-chunk WRITEs; and how both and reads change as a blob and its history grow.
+ * What a version costs: assign and complete, durable at the version manager and with a publication record on W = 2 of R = 3 storage peers,
+ * against as many durable transactions of an etcd, of three members (a transaction is on two of three disks) and of one; whole one-chunk WRITEs; and how both and reads change as a blob and its history grow.
  *
  *   node bench/versioning.ts [--rounds N] [--seconds S] [--history N]
  */
@@ -61,31 +61,36 @@ async function rate (writers: number, work: (writer: number) => Promise<unknown>
 
 async function throughput ({ fabric, folder }: Workshop): Promise<void> {
   const { versions, stop } = await startVersionClient(fabric)
-  const etcd = await startEtcd(join(folder, 'etcd'))
+  const etcd = await startEtcd(join(folder, 'etcd'), { members: REPLICAS })
+  const etcdAlone = await startEtcd(join(folder, 'etcd-alone'))
   const { peer } = await startClient(fabric, join(folder, 'writer'))
   const rows: string[][] = []
   try {
     for (const writers of WRITERS) {
-      const [ownBlobs, oneBlob, transactions, writes] = [new Spread(), new Spread(), new Spread(), new Spread()]
+      const [ownBlobs, oneBlob, transactions, alone, writes] = [new Spread(), new Spread(), new Spread(), new Spread(), new Spread()]
       for (let round = 0; round < rounds; round++) {
         const blobs = await Promise.all(Array.from({ length: writers }, async () => (await peer.blobs.create({ chunkSize: CHUNK_BYTES })).blob))
         ownBlobs.add(await rate(writers, async (writer) => { await assignAndComplete(versions, blobs[writer]!) }))
         transactions.add(await rate(writers, async (writer) => { await etcd.put(`writer/${writer}`, ETCD_VALUE) }))
+        alone.add(await rate(writers, async (writer) => { await etcdAlone.put(`writer/${writer}`, ETCD_VALUE) }))
         oneBlob.add(await rate(writers, async () => { await assignAndComplete(versions, blobs[0]!) }))
         const fresh = await Promise.all(blobs.map(async () => (await peer.blobs.create({ chunkSize: CHUNK_BYTES })).blob))
         writes.add(await rate(writers, async (writer) => await peer.blobs.write(fresh[writer]!, [{ offset: 0, bytes: randomBytes(CHUNK_BYTES) }])))
       }
-      const ratio = spreadOf(ownBlobs.values.map((pairs, round) => 2 * pairs / transactions.values[round]!))
-      const shared = spreadOf(oneBlob.values.map((pairs, round) => 2 * pairs / transactions.values[round]!))
-      rows.push([String(writers), ownBlobs.text(0), oneBlob.text(0), transactions.text(0), ratio.text(2), shared.text(2), writes.text(0)])
+      const ratioTo = (theirs: Spread, ours = ownBlobs): string => spreadOf(ours.values.map((pairs, round) => 2 * pairs / theirs.values[round]!)).text(2)
+      rows.push([
+        String(writers), ownBlobs.text(0), oneBlob.text(0), transactions.text(0), alone.text(0), ratioTo(transactions), ratioTo(transactions, oneBlob), ratioTo(alone),
+        writes.text(0)
+      ])
     }
   } finally {
     await etcd.stop()
+    await etcdAlone.stop()
     await peer.stop()
     await stop()
   }
   console.log(`\nper second, durable (assign + complete is two transactions; ratios count them so)\n${table(
-    ['WRITERS', 'ASSIGN + COMPLETE', 'SAME, ONE BLOB', 'ETCD TRANSACTIONS', 'RATIO', 'RATIO, ONE BLOB', 'ONE-CHUNK WRITES'], rows)}`)
+    ['WRITERS', 'ASSIGN + COMPLETE', 'SAME, ONE BLOB', 'ETCD OF 3', 'ETCD OF 1', 'RATIO TO 3', 'ONE BLOB TO 3', 'RATIO TO 1', 'ONE-CHUNK WRITES'], rows)}`)
 }
 
 /** A version without content: no chunks, no nodes. */

@@ -1,15 +1,16 @@
 /**
- * A single etcd for comparison, and durable transactions against it over its own protocol (gRPC, on Node's HTTP/2): what an etcd
- * client library would send, without one.
+ * An etcd for comparison, of one member or several, and durable transactions against it over its own protocol (gRPC, on Node's
+ * HTTP/2): what an etcd client library would send, without one. All are asked of the first member.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect, type ClientHttp2Session } from 'node:http2'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 
 export interface Etcd {
-  /** One transaction that puts a key; resolves when it is on etcd's disk. */
+  /** One transaction that puts a key; resolves when it is on the disks of a majority of the members. */
   put (key: string, value: Uint8Array): Promise<void>
   stop (): Promise<void>
 }
@@ -17,16 +18,26 @@ export interface Etcd {
 const START_DEADLINE_MS = 20_000
 const GRPC_OK = '0'
 
-export async function startEtcd (folder: string): Promise<Etcd> {
-  const client = `http://127.0.0.1:${await freePort()}`
-  const peer = `http://127.0.0.1:${await freePort()}`
-  const child = spawn('etcd', [
-    '--data-dir', folder, '--listen-client-urls', client, '--advertise-client-urls', client,
-    '--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', `default=${peer}`, '--logger', 'zap', '--log-outputs', '/dev/null'
-  ], { stdio: 'ignore' })
-  const ended = once(child, 'exit')
+export async function startEtcd (folder: string, { members: count = 1 }: { members?: number } = {}): Promise<Etcd> {
+  const members: Array<{ name: string, client: string, peer: string }> = []
+  for (let at = 0; at < count; at++) {
+    members.push({ name: `member-${at}`, client: `http://127.0.0.1:${await freePort()}`, peer: `http://127.0.0.1:${await freePort()}` })
+  }
+  const cluster = members.map(({ name, peer }) => `${name}=${peer}`).join(',')
+  const children = members.map(({ name, client, peer }) => spawn('etcd', [
+    '--name', name, '--data-dir', join(folder, name), '--listen-client-urls', client, '--advertise-client-urls', client,
+    '--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', cluster, '--logger', 'zap', '--log-outputs', '/dev/null'
+  ], { stdio: 'ignore' }))
+  const ended = Promise.all(children.map(async (child) => { await once(child, 'exit') }))
   ended.catch(() => {}) // could not be started: the deadline below says so
-  const session = await connected(client)
+  const stop = async (): Promise<void> => {
+    for (const child of children) child.kill('SIGTERM')
+    await ended
+  }
+  const session = await connected(members[0]!.client).catch(async (error: unknown) => {
+    await stop()
+    throw error
+  })
   return {
     async put (key, value) {
       const request = putTransaction(Buffer.from(key), value)
@@ -40,8 +51,7 @@ export async function startEtcd (folder: string): Promise<Etcd> {
     },
     async stop () {
       session.close()
-      child.kill('SIGTERM')
-      await ended
+      await stop()
     }
   }
 }
