@@ -104,6 +104,23 @@ export class Committer {
     })
   }
 
+  /**
+   * Throws away what was written since the version that the working copy lies on. Of a commit whose end nobody saw that is the
+   * version that it made, if it did: finished later, it would bring back what has been thrown away. ERR_CONFLICT while the file
+   * is open, or a commit is under way.
+   */
+  async revert (init: Pick<CommitInit, 'folder' | 'sealable' | 'signal'>): Promise<void> {
+    await this.#alone(init.folder, async () => {
+      const request = await readCommitIntent(init.folder)
+      if (request !== undefined) {
+        const outcome = await this.#components.blobs.outcome(request.requestId, { signal: init.signal })
+        if (outcome !== undefined && outcome !== 'aborted') await init.sealable.reassign(outcome, signalOf(init))
+        await clearCommitIntent(init.folder)
+      }
+      await init.sealable.revert(signalOf(init))
+    })
+  }
+
   async #alone<T> (folder: string, work: () => Promise<T>): Promise<T> {
     if (this.#running.has(folder)) throw new P2pvmError('ERR_CONFLICT', 'a commit or clone of this working copy is under way')
     this.#running.add(folder)

@@ -11,7 +11,7 @@
  * Not for: who reads and writes through the kernel (`mounted-file.ts`), or the order of a seal (`mounted-copy.ts`).
  */
 import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Random } from '../protocols/seams.ts'
 import { isNodeError, replaceFile, syncFolder } from './files.ts'
@@ -108,6 +108,7 @@ export async function createWorkingCopy (working: string, name: string, base: Ve
     throw error
   }
   await syncFolder(working)
+  await syncFolder(dirname(working)) // it may be new itself
   return state
 }
 
@@ -209,6 +210,8 @@ export class LockedCopy {
     const folder = join(working, name)
     const lock = await acquireLock(folder, hex(random))
     try {
+      // A process that was killed may have replaced state.json without syncing the folder. What is done from here on counts on it.
+      await syncFolder(folder)
       const state = await readWorkingCopy(working, name) // again: it may have changed until it was ours
       for (const entry of await readdir(folder)) {
         if (entry.startsWith(OVERLAY) && entry !== state.top && entry !== state.sealed) await rm(join(folder, entry), { recursive: true, force: true })

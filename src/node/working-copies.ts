@@ -49,7 +49,8 @@ export class WorkingCopies {
   }
 
   async revert (name: string, signal: AbortSignal): Promise<WorkingCopyRow> {
-    await (await this.#sealable(name)).revert(signal)
+    const { committer, folders } = this.#components
+    await committer.revert({ folder: join(folders.working, name), sealable: await this.#sealable(name), signal })
     return await this.#row(name)
   }
 

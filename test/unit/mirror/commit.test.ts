@@ -60,6 +60,11 @@ async function commit (blobs: BlobClient = fabric.client(), as?: string): Promis
   return await committer.commit({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random), as })
 }
 
+async function revert (): Promise<void> {
+  const committer = new Committer({ blobs: fabric.client(), chunks: fabric.chunks, cache, clock, random })
+  await committer.revert({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random) })
+}
+
 /** A client of which `publish` is the test's. */
 function withPublish (publish: (request: PublishRequest, blobs: BlobClient) => Promise<Version>): BlobClient {
   const blobs = fabric.client()
@@ -124,6 +129,27 @@ describe('a commit', () => {
     expect(await listWorkingCopies(working)).toMatchObject([{ version: 3, size: 20 * PAGE_BYTES, dirtyBytes: 0 }])
     await grow(21 * PAGE_BYTES)
     expect(await commit(blobs, 'larger')).toMatchObject({ version: { size: 21 * PAGE_BYTES } })
+  })
+
+  it('whose answer was lost does not come back after a revert, nor does it take one that never was published', async () => {
+    await write(0, 2)
+    await expect(commit(withPublish(async () => { throw lost }))).rejects.toBe(lost)
+    await revert()
+    expect(await readCommitIntent(join(working, NAME))).toBeUndefined()
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: 0 }])
+    await write(1, 3)
+    expect(await commit()).toMatchObject({ version: { version: 2 } })
+
+    await write(2, 4)
+    await expect(commit(withPublish(async (request, blobs) => {
+      await blobs.publish(request)
+      throw lost
+    }))).rejects.toBe(lost)
+    await revert()
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 3, dirtyBytes: 0 }])
+    await write(3, 5)
+    await commit()
+    expect((await history()).at(-1)).toEqual([1, 3, 4, 5, 1, 1, 1, 1])
   })
 
   it('that was published and whose answer was lost is there once, and the next one goes on from it', async () => {
