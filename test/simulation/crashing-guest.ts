@@ -2,6 +2,7 @@
  * A machine on a working copy, on files that crash: the mount's main thread and one of its workers, and the daemon's half of a
  * commit, all of them the production classes. What is asked of it is told to the model.
  */
+import { createHash } from 'node:crypto'
 import { Committer } from '../../src/mirror/commit.ts'
 import { readCommitIntent } from '../../src/mirror/commit-intent.ts'
 import { ChunkFiles } from '../../src/mirror/chunk-files.ts'
@@ -37,8 +38,9 @@ export interface Surroundings {
   readonly model?: DiskModel
 }
 
+/** At most 32 bytes at a time. */
 export function randomOf (chance: Chance): Random {
-  return { bytes: (count: number) => Uint8Array.from({ length: count }, () => chance.below(256)), unit: () => chance.unit() }
+  return { bytes: (count: number) => createHash('sha256').update(String(chance.unit())).digest().subarray(0, count), unit: () => chance.unit() }
 }
 
 export class CrashingGuest {

@@ -14,21 +14,18 @@ import { type CrashingFiles, systemError } from './crashing-files.ts'
 export const ROOT = '/simulated'
 const FD_MIN = 1_000_000
 const TURNS_MAX = 3
+const DRAWN = 17
 const O_CREAT = 0o100
 
-interface World {
-  files: CrashingFiles | undefined
-  chance: Chance | undefined
-}
-
-/** Of the test that runs. */
-const world: World = { files: undefined, chance: undefined }
+/** Of the process that runs: its files, and how many turns each of its calls takes, round and round. */
+const world: { files: CrashingFiles | undefined, turns: number[], calls: number } = { files: undefined, turns: [0], calls: 0 }
 let lastFd = FD_MIN
 
 /** The process of `files` begins; the one before has no descriptors any more. */
 export function runOn (files: CrashingFiles, chance: Chance): void {
   world.files = files
-  world.chance = chance
+  world.calls = 0
+  world.turns = Array.from({ length: DRAWN }, () => chance.below(TURNS_MAX + 1))
 }
 
 function files (): CrashingFiles {
@@ -41,7 +38,7 @@ const isOurs = (path: unknown): path is string => typeof path === 'string' && pa
 /** The same process all along, except that files never change hands. */
 async function later<T> (work: (of: CrashingFiles) => T): Promise<T> {
   const of = files()
-  for (let turns = world.chance?.below(TURNS_MAX + 1) ?? 0; turns > 0; turns--) await Promise.resolve()
+  for (let turns = world.turns[world.calls++ % world.turns.length] ?? 0; turns > 0; turns--) await Promise.resolve()
   return work(of)
 }
 
