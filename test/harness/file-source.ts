@@ -2,12 +2,13 @@
  * A MirrorSource over local image files, for tests of the mount without a daemon: chunks are cut from the files, "fetched"
  * by writing them to the cache folder, and commits make a new image file. Not for: anything about the fabric.
  */
-import { closeSync, copyFileSync, existsSync, ftruncateSync, mkdirSync, openSync, readSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { closeSync, copyFileSync, existsSync, ftruncateSync, mkdirSync, openSync, readdirSync, readSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { chunkPath } from '../../src/dht/chunk-path.ts'
 import type { Sealable } from '../../src/mirror/sealable.ts'
 import { openSealedOverlay } from '../../src/mirror/sealed-overlay.ts'
 import type { MirrorFolders, MirrorSource, VersionRef } from '../../src/mirror/source.ts'
+import { workingCopyInfo } from '../../src/mirror/working-copy.ts'
 import { type ChunkId, chunkIdOf, isZero } from '../../src/protocols/cid.ts'
 import { P2pvmError } from '../../src/protocols/errors.ts'
 
@@ -45,6 +46,20 @@ export class FileSource implements MirrorSource {
     // As every blob that was not cloned: empty at first.
     this.#versions.set(`${init.blob}@0`, { ref: { blob: init.blob, version: 0, size: 0, chunkSize: init.chunkSize }, file: init.file, ids: [] })
     this.#add(init.blob, 1, init.file)
+    this.#findEarlier()
+  }
+
+  /** What mounts before this one have committed and cloned. */
+  #findEarlier (): void {
+    const { file } = this.#init
+    for (const name of readdirSync(dirname(file))) {
+      const [, blob, version] = /\.([a-z2-7]{16})\.(\d+)$/.exec(name) ?? []
+      if (blob !== undefined && join(dirname(file), name).startsWith(`${file}.`)) this.#add(blob, Number(version), join(dirname(file), name))
+    }
+  }
+
+  #fileOfNew (blob: string, version: number): string {
+    return `${this.#init.file}.${blob}.${version}`
   }
 
   #add (blob: string, version: number, file: string): VersionRef {
@@ -124,9 +139,12 @@ export class FileSource implements MirrorSource {
   async clone (workingCopy: string, name: string | undefined, signal: AbortSignal): Promise<VersionRef> {
     this.#gate()
     const sealable = this.sealable(workingCopy)
-    const base = this.#versions.get(`${this.#init.blob}@1`)
+    const info = await workingCopyInfo(this.#init.folders.working, workingCopy)
+    const base = this.#versions.get(`${info.blob}@${info.version}`)
     const blob = (name ?? 'clone').replace(/[^a-z2-7]/g, 'a').padEnd(16, 'a')
-    const version = this.#add(blob, 0, base?.file ?? '')
+    const file = this.#fileOfNew(blob, 0)
+    copyFileSync(base?.file ?? '', file)
+    const version = this.#add(blob, 0, file)
     await sealable.reassign(version, signal)
     return version
   }
@@ -143,7 +161,7 @@ export class FileSource implements MirrorSource {
     const { blob, version, chunkSize } = sealed.base
     const next = (this.#latest.get(blob) ?? version) + 1
     const base = this.#versions.get(`${blob}@${version}`)
-    const file = `${this.#init.file}.${blob}.${next}`
+    const file = this.#fileOfNew(blob, next)
     copyFileSync(base?.file ?? '', file)
     const overlay = await openSealedOverlay(sealed.overlay, { chunkSize, size: sealed.size })
     const fd = openSync(file, 'r+')

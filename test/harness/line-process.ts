@@ -79,6 +79,10 @@ export class LineProcess {
     return await this.#ended
   }
 
+  send (line: string): void {
+    this.#child.stdin!.write(`${line}\n`)
+  }
+
   /** Closes its stdin, which asks the programs of this folder to end, and waits until it has. */
   async finish (deadlineMs: number): Promise<Ended> {
     this.#child.stdin!.end()

@@ -33,6 +33,7 @@ const calls = {
   workingCopies: async () => mount?.workingCopies(),
   workingCopyAt: async (path: string[]) => await mount?.workingCopyAt(path),
   commit: async (name: string) => await source.commit(name, undefined, '', AbortSignal.timeout(60_000)),
+  clone: async (name: string, as: string) => await source.clone(name, as, AbortSignal.timeout(60_000)),
   seal: async (name: string) => await mount?.sealable(name).seal(AbortSignal.timeout(60_000)),
   unseal: async (name: string) => { await mount?.sealable(name).unseal(AbortSignal.timeout(60_000)) },
   rebase: async (name: string, version: VersionRef) => { await mount?.sealable(name).rebase(version, AbortSignal.timeout(60_000)) },

@@ -253,6 +253,11 @@ async function everything (torture: Torture): Promise<void> {
   await step('write a part of a sector', async () => { await write(3 * PAGE_BYTES + 700, 100) })
   await step('write to the end', async () => { await write(SIZE - SIZE % SECTOR_BYTES - SECTOR_BYTES, SIZE % SECTOR_BYTES + SECTOR_BYTES) })
   await step('write during an fsync', async () => { await Promise.all([guest.fsync(), write(2 * PAGE_BYTES, 2 * SECTOR_BYTES), guest.fsync(), write(0, SECTOR_BYTES)]) })
+  await step('write all the time during an fsync', async () => {
+    const syncing = guest.fsync()
+    for (let sector = 0; sector < 8; sector++) await write(4 * PAGE_BYTES + sector * SECTOR_BYTES, SECTOR_BYTES)
+    await syncing
+  })
   await step('zero', async () => { await guest.zero(SECTOR_BYTES + 100, PAGE_BYTES + 700) })
   await step('grow', async () => { await guest.grow(SIZE + 1500) })
   await step('write past the end', async () => { await write(SIZE + 2000, SECTOR_BYTES) })
