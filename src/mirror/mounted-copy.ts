@@ -7,6 +7,7 @@
  *   3. a second one: when its FUSE_FSYNC arrives the kernel has delivered every dirty page and holds the writers of the file.
  *      The overlays are swapped, every worker passes, and only then it is answered. That is the freeze; it touches no disk.
  *   4. the sealed overlay is made durable, and is the daemon's to read
+ * Where the kernel keeps no writes to itself (`driver.ts`, writeback), 3 is between any two requests, without an fsync.
  * Stores through mmap are not held by the kernel: such a page is in the cut as it was when it was last written back.
  *
  * A sealed overlay found when the file is opened (a crash in the middle of a commit) stays where it is: reads go through it.
@@ -41,6 +42,8 @@ export interface MountedCopyComponents extends MountedFileComponents {
   /** Of this mount; see WorkingCopyState.holder. */
   readonly holder: string
   readonly startFsync: (name: string, signal: AbortSignal) => FsyncProcess
+  /** See `driver.ts`. */
+  readonly writeback: boolean
 }
 
 /** Flushing waits for the slow path of single writes, and those for the network, each for its own deadline. */
@@ -127,14 +130,16 @@ export class MountedCopy implements Sealable, Growable {
   async seal (signal: AbortSignal): Promise<Sealed> {
     return await this.#operations.run(async () => {
       signal.throwIfAborted()
-      const { clock, signal: ending } = this.#components
+      const { clock, signal: ending, writeback } = this.#components
       const locked = await this.makeWritable()
       if (locked.sealed !== undefined) await this.#fold(locked)
       const next = await locked.prepareCut()
       let freezeMs
       try {
         await this.#fsyncElsewhere(signal)
-        freezeMs = await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => await this.#cut(locked, next, own))
+        freezeMs = writeback
+          ? await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => await this.#cutInFsync(locked, next, own))
+          : await this.#cut(locked, next)
       } catch (error) {
         if (locked.top !== next) await locked.giveUpCut(next)
         throw error
@@ -152,17 +157,23 @@ export class MountedCopy implements Sealable, Growable {
     await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => { await startFsync(this.inode.name, own).done })
   }
 
-  async #cut (locked: LockedCopy, next: Overlay, signal: AbortSignal): Promise<number> {
+  /** How long it took, milliseconds: what is written from then on goes to `next`. */
+  async #cut (locked: LockedCopy, next: Overlay): Promise<number> {
+    const { clock } = this.#components
+    const startedAt = clock.monotonic()
+    locked.cut(next)
+    await this.file.change({ top: locked.top, sealed: locked.sealed })
+    return clock.monotonic() - startedAt
+  }
+
+  async #cutInFsync (locked: LockedCopy, next: Overlay, signal: AbortSignal): Promise<number> {
     const { clock, log } = this.#components
     let freezeMs: number | undefined
     const startedAt = clock.monotonic()
     const process = this.#components.startFsync(this.inode.name, signal)
     this.#cuts.set(process.pid, async () => {
       this.#cuts.delete(process.pid)
-      const arrivedAt = clock.monotonic()
-      locked.cut(next)
-      await this.file.change({ top: locked.top, sealed: locked.sealed })
-      freezeMs = clock.monotonic() - arrivedAt
+      freezeMs = await this.#cut(locked, next)
     })
     try {
       await process.done

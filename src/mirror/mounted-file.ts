@@ -100,6 +100,11 @@ export class MountedFile {
     return { fh: this.fh, size: this.size, base: table.view, top: top?.view(), sealed: sealed?.view(), routeWrites: routeWrites || this.#growing || top === undefined }
   }
 
+  /** See `FileView`. */
+  wholeSectors (from: number, to: number): boolean {
+    return this.#view.wholeSectors(from, to)
+  }
+
   /** Bytes of the file from `offset`, cut at its end. Fetches what is not here. */
   async read (offset: number, size: number): Promise<Buffer> {
     const end = offset + this.#view.readable(offset, size)

@@ -59,6 +59,9 @@ export interface NamespaceComponents {
 
 const BLOB_ID = /^[a-z2-7]{16}$/
 const VERSION_NUMBER = /^(?:0|[1-9][0-9]{0,14})$/
+const ALIAS_NAME = /^([a-z2-7]{16})\.(.+)$/
+/** As everywhere on Linux, and as statfs(2) says. */
+export const NAME_BYTES_MAX = 255
 
 export class Namespace {
   readonly #components: NamespaceComponents
@@ -96,13 +99,14 @@ export class Namespace {
     if (known.inode.kind === 'copy' && this.#unborn.get(known.inode.name) === known.inode) this.#unborn.delete(known.inode.name)
   }
 
-  /** The inode of a name. ENOENT, or why the daemon could not say. */
+  /** The inode of a name. ENOENT, or why the daemon could not say. The kernel asks for longer names than a file may have. */
   async lookup (parent: Inode, name: string, signal: AbortSignal): Promise<Inode> {
+    if (Buffer.byteLength(name) > NAME_BYTES_MAX) throw new ErrnoError(ERRNO.ENAMETOOLONG)
     switch (parent.kind) {
       case 'root': return await this.#lookupRoot(name, signal)
       case 'by-name': return await this.#lookupImage(name, signal)
       case 'image': return await this.#lookupVersion(parent.blob, name, signal)
-      case 'working': return await this.#lookupCopy(name)
+      case 'working': return await this.#lookupCopy(name, signal)
       case 'blob': return await this.#lookupAlias(parent.blob, name, signal)
       default: throw new ErrnoError(ERRNO.ENOTDIR)
     }
@@ -139,10 +143,13 @@ export class Namespace {
     return this.#known(ino) ?? { kind: 'version', ino, ref, mtimeMs: this.#startedMs }
   }
 
-  async #lookupCopy (name: string): Promise<Inode> {
+  async #lookupCopy (name: string, signal: AbortSignal): Promise<Inode> {
     const state = await this.#readCopy(name)
-    if (state === undefined) throw new ErrnoError(ERRNO.ENOENT)
-    return await this.#copyInode(state)
+    if (state !== undefined) return await this.#copyInode(state)
+    // One that the first write to an alias will bring into being is there by its own name, too: it is not listed yet.
+    const [, blob, version] = ALIAS_NAME.exec(name) ?? []
+    if (blob === undefined || version === undefined) throw new ErrnoError(ERRNO.ENOENT)
+    return await this.#lookupAlias(blob, version, signal)
   }
 
   async #lookupAlias (blob: string, name: string, signal: AbortSignal): Promise<Inode> {

@@ -91,6 +91,11 @@ export class OpenFiles {
     return open.file
   }
 
+  /** Of the working copy with this inode number, bytes, while it is open: whoever asks by another `Inode` of it sees it grow. */
+  sizeOf (ino: bigint): number | undefined {
+    return this.#byIno.get(ino)?.file.size
+  }
+
   /** Where data or a hole begins at or after `offset`. ENXIO at or past the end, and when there is no more data. */
   async seek (fh: number, offset: number, whence: number): Promise<number> {
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new ErrnoError(ERRNO.EINVAL)

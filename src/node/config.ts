@@ -9,6 +9,7 @@ import { readFileSync, statfsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Role } from '../dht/membership.ts'
+import { DRIVER_CHOICES, type DriverChoice, type DriverName } from '../mirror/driver.ts'
 import { CHUNK_BYTES_MAX } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import { formatBytes, parseBytes } from './units.ts'
@@ -52,6 +53,9 @@ export interface MountConfig {
   readonly mountpoint: string
   readonly control: string
   readonly logLevel: LogLevel
+  readonly driver: DriverChoice
+  /** A line to stderr per request that the main thread has answered. */
+  readonly trace: boolean
   /** To be called once, when the kernel's requests are served. */
   readonly onReady: (ready: MountReady) => void
   /** Aborts on SIGTERM and SIGINT: it unmounts, and `runMount` returns when it has. */
@@ -61,6 +65,7 @@ export interface MountConfig {
 export interface MountReady {
   readonly mountpoint: string
   readonly pid: number
+  readonly driver: DriverName
 }
 
 export type Origin = 'flag' | 'environment' | 'file' | 'default'
@@ -115,6 +120,11 @@ export const SETTINGS = {
   replicas: one({ help: 'copies of each chunk, R', read: readCount, fallback: () => 3 }),
   'write-quorum': one({ help: 'copies on disk before a write is acknowledged, W', read: readCount, fallback: () => 2 }),
   'member-list': one<'on' | 'off'>({ help: 'on: hold the whole member list; off: find peers by lookups only', read: oneOf('member-list', ['on', 'off']), fallback: () => 'on' }),
+  driver: one<DriverChoice>({
+    help: 'what a mount talks to the kernel with: direct (needs root), fuse-native, or auto: the first of them that can mount',
+    read: oneOf('driver', DRIVER_CHOICES),
+    fallback: () => 'auto'
+  }),
   'log-level': one<LogLevel>({ help: LOG_LEVELS.join(', '), read: oneOf('log-level', LOG_LEVELS), fallback: () => 'info' })
 }
 

@@ -34,6 +34,7 @@
 import type { Priority } from '../dht/chunks.ts'
 import type { Role } from '../dht/membership.ts'
 import type { ChunkId } from '../protocols/cid.ts'
+import type { DriverName } from '../mirror/driver.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
 import type { Part } from '../versioning/blobs.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
@@ -61,7 +62,7 @@ export interface Status {
   readonly stored: { readonly chunks: number, readonly bytes: number, readonly records: number } | null
   /** This compute peer's cache; null for a peer without the role. */
   readonly cache: { readonly chunks: number, readonly bytes: number, readonly bytesMax: number } | null
-  readonly mounts: ReadonlyArray<{ readonly mountpoint: string, readonly pid: number }>
+  readonly mounts: ReadonlyArray<{ readonly mountpoint: string, readonly pid: number, readonly driver: DriverName }>
   /** Counters by name, labels summed: chunk_bytes_sent_total, chunk_bytes_received_total, … */
   readonly counters: Readonly<Record<string, number>>
 }

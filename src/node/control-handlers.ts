@@ -59,7 +59,7 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
         memberListComplete: peer.memberListComplete(),
         stored: peer.stored(),
         cache: peer.cache.usage(),
-        mounts: (await listMounts(dataDir.mounts)).map(({ mountpoint, pid }) => ({ mountpoint, pid })),
+        mounts: (await listMounts(dataDir.mounts)).map(({ mountpoint, pid, driver }) => ({ mountpoint, pid, driver })),
         counters: counters.totals()
       }
     },

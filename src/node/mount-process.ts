@@ -23,14 +23,23 @@ export async function runMount (config: MountConfig): Promise<void> {
   const log = createLog({ level: config.logLevel, stream: process.stderr })
   const client = new ControlClient(config.control)
   const folders = await client.folders({ signal: config.signal })
-  const mount = await startMount({ mountpoint: config.mountpoint, source: mirrorSource(client), folders, clock: nodeClock, random: nodeRandom, log })
+  const mount = await startMount({
+    mountpoint: config.mountpoint,
+    source: mirrorSource(client),
+    folders,
+    clock: nodeClock,
+    random: nodeRandom,
+    log,
+    driver: config.driver,
+    trace: config.trace ? (line) => { process.stderr.write(`${line}\n`) } : undefined
+  })
   guardProcess(mount, log)
   try {
     config.signal.throwIfAborted() // a signal that came before the guard was there
     const path = join(folders.mounts, randomBytes(4).toString('hex'))
     const server = await serveOnSocket(`${path}.sock`, mountRoutes(mount), log)
     await announce(`${path}.json`, mount, `${path}.sock`)
-    config.onReady({ mountpoint: mount.mountpoint, pid: process.pid })
+    config.onReady({ mountpoint: mount.mountpoint, pid: process.pid, driver: mount.driver })
     await mount.closed
     await unlink(`${path}.json`)
     await server.close()
@@ -42,13 +51,13 @@ export async function runMount (config: MountConfig): Promise<void> {
   }
 }
 
-async function announce (path: string, { mountpoint }: Mount, socket: string): Promise<void> {
-  const entry: Omit<MountEntry, 'id'> = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '', mountpoint, socket }
+async function announce (path: string, { mountpoint, driver }: Mount, socket: string): Promise<void> {
+  const entry: Omit<MountEntry, 'id'> = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '', mountpoint, driver, socket }
   await replaceFile(path, JSON.stringify(entry))
 }
 
 /**
- *   GET  /v1/status                          → {mountpoint, workingCopies, counters}
+ *   GET  /v1/status                          → {mountpoint, driver, workingCopies, counters}
  *   POST /v1/working-copy-at      {path[]}   → {name}         path: below the mountpoint
  *   POST /v1/working-copies/NAME/VERB        → Sealed or {}   VERB: seal, rebase, unseal, reassign, revert (sealable.ts)
  *   POST /v1/test/block {ms} · /v1/test/throw                 only with P2PVM_TEST_HOOKS=1
@@ -64,7 +73,7 @@ function mountRoutes (mount: Mount): Route[] {
     {
       method: 'GET',
       pattern: '/v1/status',
-      handle: async () => json({ mountpoint: mount.mountpoint, workingCopies: mount.workingCopies(), counters: mount.counters() })
+      handle: async () => json({ mountpoint: mount.mountpoint, driver: mount.driver, workingCopies: mount.workingCopies(), counters: mount.counters() })
     },
     post('/v1/working-copy-at', async (_, body) => ({ name: await mount.workingCopyAt(pathOf(body)) })),
     post(`${copy}/seal`, async (request) => await sealable(request).seal(request.signal)),

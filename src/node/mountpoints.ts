@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { readFile, realpath } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import { unmountCommand } from '../mirror/fuse/device.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 
 /** What the FUSE server gives as its type: `fuse.p2pvm`. */
@@ -32,8 +33,8 @@ export function typesAt (mountinfo: string, mountpoint: string): string[] {
 /** ERR_CONFLICT when a file is open there, unless lazily: then it is gone for all who do not have it open. */
 export async function unmount (mountpoint: string, { lazy }: { readonly lazy: boolean }): Promise<void> {
   try {
-    // Ours has no mount helper (-i), and nobody may answer to have the path made canonical (-c).
-    await promisify(execFile)('umount', ['-i', '-c', ...lazy ? ['-l'] : [], mountpoint], { timeout: UMOUNT_DEADLINE_MS })
+    const [command, args] = unmountCommand(mountpoint, { lazy })
+    await promisify(execFile)(command, args, { timeout: UMOUNT_DEADLINE_MS })
   } catch (error) {
     const said = ((error as { stderr?: string }).stderr ?? (error as Error).message).trim()
     throw new P2pvmError(/busy/.test(said) ? 'ERR_CONFLICT' : 'ERR_NOT_ALLOWED', `cannot unmount ${mountpoint}: ${said}`, { mountpoint }, error)

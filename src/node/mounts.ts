@@ -4,6 +4,7 @@
  */
 import { readFile, readdir, realpath, unlink } from 'node:fs/promises'
 import { join, relative, sep } from 'node:path'
+import type { DriverName } from '../mirror/driver.ts'
 import type { VersionRef } from '../mirror/source.ts'
 import type { Sealable, Sealed } from '../mirror/sealable.ts'
 import { P2pvmError } from '../protocols/errors.ts'
@@ -15,6 +16,7 @@ export interface MountEntry {
   readonly pid: number
   readonly startTime: string // of the process, from /proc: tells it from a later one with the same pid
   readonly mountpoint: string
+  readonly driver: DriverName
   readonly socket: string
 }
 

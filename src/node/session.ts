@@ -51,6 +51,7 @@ const PLACEHOLDERS: Readonly<Record<SettingName, string>> = {
   replicas: 'R',
   'write-quorum': 'W',
   'member-list': 'on|off',
+  driver: 'DRIVER',
   'log-level': 'LEVEL'
 }
 

@@ -8,7 +8,8 @@ import type { Sealable } from '../mirror/sealable.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
 import { unmountedSealable } from '../mirror/unmounted-copy.ts'
 import {
-  createWorkingCopy, listWorkingCopies, readWorkingCopy, removeWorkingCopy, workingCopyHolder, workingCopyInfo, type WorkingCopyInfo
+  createWorkingCopy, listWorkingCopies, readWorkingCopy, removeWorkingCopy, workingCopyHolder, workingCopyInfo, type WorkingCopyInfo,
+  workingCopyNames
 } from '../mirror/working-copy.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Random } from '../protocols/seams.ts'
@@ -83,7 +84,9 @@ export class WorkingCopies {
     const [first, second] = inside
     if (second === undefined || inside.length !== 2) throw new P2pvmError('ERR_NOT_FOUND', `${path} is not a working copy's file`, { path })
     if (first === 'by-name') throw new P2pvmError('ERR_NOT_ALLOWED', `${path} is immutable; make a working copy of it`, { path })
-    return first === 'working' ? second : await workingCopyAt(mount, inside)
+    // By its own name, one that nobody has written to is brought into being as by the other: an alias may be a link to it.
+    const exists = first === 'working' && (await workingCopyNames(this.#components.folders.working)).includes(second)
+    return exists ? second : await workingCopyAt(mount, inside)
   }
 
   async #sealable (name: string): Promise<Sealable> {

@@ -5,6 +5,7 @@
  * Packages are installed by scripts/install-debian-packages; this module only looks.
  */
 import { accessSync, closeSync, constants, openSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { delimiter, join } from 'node:path'
 import { describe, it } from 'vitest'
 
@@ -16,6 +17,10 @@ const PROBES = {
   root: () => process.getuid?.() === 0,
   /** A FUSE mount of our own: the device can be opened, and mount(2) is permitted. */
   fuse: () => hasCapability(CAP_SYS_ADMIN) && canOpen('/dev/fuse'),
+  /** The optional package, and its native half for this machine. */
+  'fuse-native': () => canLoad('fuse-native'),
+  /** A FUSE mount without root: what asks for it is unprivileged, what grants it is not. */
+  fusermount: () => hasCommand('fusermount') && hasCommand('setpriv') && hasCommand('unshare') && hasCommand('nsenter'),
   /** Networks of our own between processes on this machine. */
   'network-namespaces': () => hasCapability(CAP_SYS_ADMIN) && hasCapability(CAP_NET_ADMIN) && hasCommand('ip'),
   /** A machine can be started; `setpriv` is what ends it with the test. */
@@ -84,6 +89,15 @@ function hasCommand (command: string): boolean {
       return false
     }
   })
+}
+
+function canLoad (name: string): boolean {
+  try {
+    createRequire(import.meta.url)(name)
+    return true
+  } catch {
+    return false
+  }
 }
 
 // Root without this one is what an unprivileged container has.

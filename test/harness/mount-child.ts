@@ -2,6 +2,7 @@
  * A mount in a process of its own, over local image files: a test that touches a mount served by its own process would wait
  * for itself. Told over the IPC channel: {id, call, args} is answered {id, result} or {id, error}.
  */
+import type { DriverName } from '../../src/mirror/driver.ts'
 import { guardProcess } from '../../src/mirror/fuse/exits.ts'
 import { startMount, type Mount } from '../../src/mirror/fuse/mount.ts'
 import type { VersionRef } from '../../src/mirror/source.ts'
@@ -12,6 +13,7 @@ import { FileSource, type FileSourceInit } from './file-source.ts'
 
 export interface MountChildInit extends FileSourceInit {
   readonly mountpoint: string
+  readonly driver: DriverName
   readonly missDeadlineMs?: number
 }
 

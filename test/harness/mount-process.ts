@@ -11,6 +11,7 @@ import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import type { DriverName } from '../../src/mirror/driver.ts'
 import type { MountChildInit } from './mount-child.ts'
 
 const CHILD = fileURLToPath(new URL('./mount-child.ts', import.meta.url))
@@ -29,18 +30,20 @@ export class MountWorld {
   readonly folders = { cache: join(this.root, 'cache'), working: join(this.root, 'working'), mounts: join(this.root, 'mounts') }
   readonly imageFile = join(this.root, 'image')
   readonly chunkSize: number
+  readonly driver: DriverName
   readonly #children: ChildProcess[] = []
 
-  constructor (image: Buffer, chunkSize = 64 * 1024) {
+  constructor (image: Buffer, chunkSize = 64 * 1024, driver: DriverName = 'direct') {
     this.chunkSize = chunkSize
+    this.driver = driver
     for (const folder of [this.mountpoint, ...Object.values(this.folders)]) mkdirSync(folder)
     writeFileSync(this.imageFile, image)
   }
 
   /** Mounted, with a working copy of an image of random bytes: what most tests begin with. `image` is what the image holds. */
-  static async withWorkingCopy (sizeBytes: number, chunkSize: number): Promise<{ world: MountWorld, image: Buffer, mount: MountProcess, path: string }> {
+  static async withWorkingCopy (sizeBytes: number, chunkSize: number, driver: DriverName = 'direct'): Promise<{ world: MountWorld, image: Buffer, mount: MountProcess, path: string }> {
     const image = randomBytes(sizeBytes)
-    const world = new MountWorld(image, chunkSize)
+    const world = new MountWorld(image, chunkSize, driver)
     try {
       const mount = await world.start()
       await mount.call('createWorkingCopy', 'vm1', 1)
@@ -58,7 +61,7 @@ export class MountWorld {
 
   async start (options: { missDeadlineMs?: number, mountpoint?: string } = {}): Promise<MountProcess> {
     const init: MountChildInit = {
-      mountpoint: this.mountpoint, image: IMAGE, blob: BLOB, file: this.imageFile, chunkSize: this.chunkSize, folders: this.folders, ...options
+      mountpoint: this.mountpoint, image: IMAGE, blob: BLOB, file: this.imageFile, chunkSize: this.chunkSize, driver: this.driver, folders: this.folders, ...options
     }
     const child = fork(CHILD, [JSON.stringify(init)], { execArgv: [], env: { ...process.env, P2PVM_TEST_HOOKS: '1' } })
     this.#children.push(child)

@@ -10,6 +10,7 @@ import { unmountedSealable } from '../../src/mirror/unmounted-copy.ts'
 import { listWorkingCopies } from '../../src/mirror/working-copy.ts'
 import { nodeRandom } from '../../src/node/world.ts'
 import { describeWith } from '../harness/capabilities.ts'
+import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
 import { prefixOfWrites } from '../harness/numbered-image.ts'
 
@@ -26,14 +27,14 @@ const control = async (...args: string[]): Promise<Record<string, unknown>> =>
 
 const FILL = 'import os, sys; fd = os.open(sys.argv[1], os.O_RDWR); os.pwrite(fd, bytes([int(sys.argv[4])]) * int(sys.argv[3]), int(sys.argv[2]))'
 
-describeWith(['root', 'fuse', 'python3'], 'commit on a mount', () => {
+mountSuite('commit on a mount', (driver) => {
   let world: MountWorld
   let image: Buffer
   let mount: MountProcess
   let path: string
 
   beforeEach(async () => {
-    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK))
+    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK, driver.name))
   })
 
   afterEach(() => { world.end() })

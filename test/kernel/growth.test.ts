@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
+import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
 
 const MIB = 1024 * 1024
@@ -13,14 +14,14 @@ const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).dig
 const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 const sizeOf = async (path: string): Promise<number> => Number(await run('stat', '-c', '%s', path))
 
-describeWith(['root', 'fuse', 'python3'], 'growth', () => {
+mountSuite('growth', (driver) => {
   let world: MountWorld
   let image: Buffer
   let mount: MountProcess
   let path: string
 
   beforeEach(async () => {
-    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK))
+    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK, driver.name))
   })
 
   afterEach(() => { world.end() })

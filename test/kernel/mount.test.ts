@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
 import { SmallDisk } from '../harness/small-disk.ts'
+import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
 
 const KIB = 1024
@@ -29,13 +30,13 @@ fd = os.open(path, os.O_RDWR | os.O_DIRECT)
 assert os.pwritev(fd, [memoryview(page)[:size]], offset) == size
 os.close(fd)`
 
-describeWith(['root', 'fuse', 'python3'], 'a mount', () => {
+mountSuite('a mount', (driver) => {
   let world: MountWorld
   let image: Buffer
 
   beforeEach(() => {
     image = makeImage()
-    world = new MountWorld(image, CHUNK)
+    world = new MountWorld(image, CHUNK, driver.name)
   })
 
   afterEach(() => { world.end() })

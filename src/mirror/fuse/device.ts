@@ -15,7 +15,7 @@ import type { Clock, Log } from '../../protocols/seams.ts'
 import { isNodeError } from '../files.ts'
 import { withSignal } from '../patience.ts'
 
-const DEVICE = '/dev/fuse'
+export const DEVICE = '/dev/fuse'
 /** What mountinfo and `mount -t` call us. */
 const FILE_SYSTEM = 'fuse.p2pvm'
 const FUSECTL = '/sys/fs/fuse/connections'
@@ -66,14 +66,15 @@ function openDevice (): number {
   }
 }
 
-async function checkMountpoint (path: string, clock: Clock, log: Log): Promise<string> {
+/** The folder, absolute and without symbolic links, when it can be mounted on; errors as above. */
+export async function checkMountpoint (path: string, clock: Clock, log: Log): Promise<string> {
   // The folder's own name may be a dead mount, which cannot be looked at: only what leads to it is resolved.
   const absolute = resolve(path)
   const parent = await realpath(dirname(absolute)).catch((error: unknown) => { throw missing(absolute, error) })
   const mountpoint = absolute === '/' ? '/' : join(parent, basename(absolute))
   if (await isDead(mountpoint, clock)) {
     log.warn('removing the mount of a dead server', { mountpoint })
-    await run('umount', ['-i', '-l', '-c', mountpoint])
+    await run(...unmountCommand(mountpoint, { lazy: true }))
   }
   if ((await mountIdsAt(mountpoint)).length > 0) throw new P2pvmError('ERR_CONFLICT', `something is mounted on ${mountpoint}`, { path: mountpoint })
   const real = await realpath(mountpoint).catch((error: unknown) => { throw missing(absolute, error) })
@@ -127,7 +128,7 @@ function unescapeOctal (field: string): string {
   return bytes
 }
 
-async function connectionOf (mountpoint: string): Promise<number> {
+export async function connectionOf (mountpoint: string): Promise<number> {
   const connection = (await mountIdsAt(mountpoint)).at(-1)
   if (connection === undefined) throw new P2pvmError('ERR_INTERNAL', `mounted ${mountpoint}, and it is not in mountinfo`)
   return connection
@@ -138,9 +139,16 @@ async function setReadAhead (connection: number): Promise<void> {
   await writeFile(`/sys/class/bdi/0:${connection}/read_ahead_kb`, String(READ_AHEAD_KIB)).catch(() => {})
 }
 
+/** umount(2) is for root; others are helped by fusermount, as far as the mount is theirs. */
+export function unmountCommand (mountpoint: string, { lazy }: { readonly lazy: boolean }): [command: string, args: string[]] {
+  // There is no mount helper (-i), and nobody may answer to have the path made canonical (-c).
+  if (process.geteuid?.() === 0) return ['umount', ['-i', '-c', ...lazy ? ['-l'] : [], mountpoint]]
+  return ['fusermount', ['-u', ...lazy ? ['-z'] : [], mountpoint]]
+}
+
 /** False when somebody has a file open there. */
-export async function unmount (device: FuseDevice): Promise<boolean> {
-  const { code } = await run('umount', ['-i', '-c', device.mountpoint])
+export async function unmount (device: Pick<FuseDevice, 'mountpoint'>): Promise<boolean> {
+  const { code } = await run(...unmountCommand(device.mountpoint, { lazy: false }))
   return code === 0
 }
 
@@ -156,8 +164,9 @@ export function abortSync (device: Pick<FuseDevice, 'mountpoint' | 'connection'>
   }
   // Not what somebody else has mounted there since.
   if (!parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'), device.mountpoint).includes(device.connection)) return
-  // Not canonicalized: that would ask the server that is going down.
-  spawnSync('umount', ['-i', '-c', '-f', '-l', device.mountpoint], { stdio: 'ignore', timeout: COMMAND_DEADLINE_MS })
+  const [command, args] = unmountCommand(device.mountpoint, { lazy: true })
+  const force = command === 'umount' ? ['-f'] : []
+  spawnSync(command, [...force, ...args], { stdio: 'ignore', timeout: COMMAND_DEADLINE_MS })
 }
 
 /** Runs a command that inherits `fd`, if any, as its descriptor 3. */

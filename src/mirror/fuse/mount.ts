@@ -1,29 +1,30 @@
 /**
- * A mount: composes device, server, namespace and open files, and ends them in order. One per process is usual; the
- * process's own ways out are in `exits.ts`.
+ * A mount: composes driver, namespace and open files, and ends them in order. One per process is usual; the process's own
+ * ways out are in `exits.ts`.
  *
- * Every way out goes through `unmount` or `abortSync`: a worker that blocks in read on the device survives process.exit.
+ * Every way out goes through `unmount` or `abort`: a worker that blocks in read on the device survives process.exit.
  */
-import { closeSync, mkdirSync, readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers'
 import { withDeadline } from '../../protocols/abort.ts'
 import { P2pvmError } from '../../protocols/errors.ts'
 import type { Clock, Log, Random } from '../../protocols/seams.ts'
 import { ChunkFiles } from '../chunk-files.ts'
+import type { Driver, DriverChoice, DriverName } from '../driver.ts'
 import type { MountedCopy } from '../mounted-copy.ts'
+import { ERRNO, errnoOf } from '../errno.ts'
 import { Namespace } from '../namespace.ts'
 import { OpenFiles } from '../open-files.ts'
-import { withSignal } from '../patience.ts'
+import { Operations } from '../operations.ts'
 import type { Sealable } from '../sealable.ts'
 import type { MirrorFolders, MirrorSource } from '../source.ts'
+import type { Trace } from '../trace.ts'
 import { VersionTables } from '../version-tables.ts'
 import { sweepWorkingFolder } from '../working-copy.ts'
 import { Commands } from './commands.ts'
-import { abortSync, type FuseDevice, mountDevice, unmount } from './device.ts'
 import { startFsync } from './fsync-process.ts'
-import { Handlers } from './handlers.ts'
-import { FuseServer } from './server.ts'
+import { openDriver } from './open-driver.ts'
 
 export interface MountInit {
   readonly mountpoint: string
@@ -34,7 +35,12 @@ export interface MountInit {
   readonly log: Log
   /** A read that waits for the fabric gets EIO after this. */
   readonly missDeadlineMs?: number
+  /** `auto` unless told. */
+  readonly driver?: DriverChoice | undefined
+  /** Of the direct driver. */
   readonly workers?: number
+  /** Gets a line per request that the main thread has answered. */
+  readonly trace?: Trace | undefined
 }
 
 export interface OpenCopyInfo {
@@ -45,6 +51,7 @@ export interface OpenCopyInfo {
 export interface Mount {
   /** Absolute, without symbolic links. */
   readonly mountpoint: string
+  readonly driver: DriverName
   /** Of fusectl. */
   readonly connection: number
   /** A working copy of this mount, by name; each call opens it for as long as it lasts. */
@@ -77,8 +84,6 @@ const WORKERS = 2
 const DESCRIPTORS_RESERVED = 512
 const CHUNKS_OPEN_MAX = 16 * 1024
 const CHUNKS_OPEN_MIN = 64
-/** INIT is the kernel's first request after mount(2). */
-const INIT_DEADLINE_MS = 10_000
 /** On the way out dirty pages are flushed for so long, then the connection is ended all the same. */
 const FLUSH_DEADLINE_MS = 3_000
 
@@ -86,39 +91,39 @@ export async function startMount (init: MountInit): Promise<Mount> {
   const { clock, random, log, folders, source } = init
   mkdirSync(folders.working, { recursive: true })
   await sweepWorkingFolder(folders.working)
-  const device = await mountDevice(init.mountpoint, clock, log)
+  const driver = await openDriver({ choice: init.driver ?? 'auto', mountpoint: init.mountpoint, workers: init.workers ?? WORKERS }, { clock, log, trace: init.trace })
   try {
     const ending = new AbortController()
-    const server = new FuseServer({ deviceFd: device.fd, workers: init.workers ?? WORKERS }, { clock, log })
     const missDeadlineMs = init.missDeadlineMs ?? MISS_DEADLINE_MS
     const chunkFiles = new ChunkFiles(
-      { source, clock, log, quiesce: async () => { await server.quiesce() }, signal: ending.signal },
+      { source, clock, log, quiesce: async () => { await driver.quiesce() }, signal: ending.signal },
       { folder: folders.cache, openMax: openChunksMax(), missDeadlineMs })
     const tables = new VersionTables({ source, clock, folder: join(folders.mounts, 'versions') }, chunkFiles)
     const namespace = new Namespace({ source, clock, random, working: folders.working })
     const files = new OpenFiles({
       clock, random, log, chunkFiles, tables, missDeadlineMs,
       working: folders.working,
+      writeback: driver.writeback,
       holder: Buffer.from(random.bytes(8)).toString('hex'),
       signal: ending.signal,
-      publish: async (view) => { await server.publish(view) },
-      withdraw: async (fh) => { await server.withdraw(fh) },
-      flushPages: async (ino, from, to) => { await server.flushPages(ino, from, to) },
-      startFsync: (name, signal) => startFsync(join(device.mountpoint, 'working', name), signal)
+      publish: async (view) => { await driver.publish(view) },
+      withdraw: async (fh) => { await driver.withdraw(fh) },
+      flushPages: async (ino, from, to) => { await driver.flushPages(ino, from, to) },
+      startFsync: (name, signal) => startFsync(join(driver.mountpoint, 'working', name), signal)
     })
-    const mount = new RunningMount({ device, server, namespace, files, tables, chunkFiles, clock, log, ending })
-    await mount.start(source, folders.working, missDeadlineMs)
+    const commands = new Commands(source, ending.signal)
+    const mount = new RunningMount({ driver, namespace, files, tables, chunkFiles, clock, log, ending })
+    await driver.serve(new Operations({ namespace, files, commands, working: folders.working, clock, missDeadlineMs }))
     void chunkFiles.keepNotingUses()
     return mount
   } catch (error) {
-    abortSync(device)
+    driver.abort()
     throw error
   }
 }
 
 interface MountParts {
-  readonly device: FuseDevice
-  readonly server: FuseServer
+  readonly driver: Driver
   readonly namespace: Namespace
   readonly files: OpenFiles
   readonly tables: VersionTables
@@ -130,7 +135,7 @@ interface MountParts {
 
 class RunningMount implements Mount {
   readonly mountpoint: string
-  readonly connection: number
+  readonly driver: DriverName
   readonly closed: Promise<void>
   readonly testHooks?: TestHooks
   readonly #parts: MountParts
@@ -138,23 +143,17 @@ class RunningMount implements Mount {
 
   constructor (parts: MountParts) {
     this.#parts = parts
-    this.mountpoint = parts.device.mountpoint
-    this.connection = parts.device.connection
-    this.closed = parts.server.ended.then(async () => {
+    this.mountpoint = parts.driver.mountpoint
+    this.driver = parts.driver.name
+    this.closed = parts.driver.ended.then(async () => {
       this.#ended = true // from now on the connection's number may be another one's
       await this.#close()
     })
     if (process.env.P2PVM_TEST_HOOKS === '1') this.testHooks = TEST_HOOKS
   }
 
-  /** Returns when the kernel has been answered its INIT. */
-  async start (source: MirrorSource, working: string, missDeadlineMs: number): Promise<void> {
-    const { server, namespace, files, clock, ending } = this.#parts
-    const commands = new Commands(source, ending.signal)
-    const initialised = new Promise<void>((resolve) => {
-      server.start(new Handlers({ namespace, files, commands, working, clock, missDeadlineMs, onInit: resolve }))
-    })
-    await withDeadline(clock, INIT_DEADLINE_MS, [], async (signal) => { await withSignal(signal, initialised) })
+  get connection (): number {
+    return this.#parts.driver.connection
   }
 
   sealable (name: string): Sealable {
@@ -174,6 +173,7 @@ class RunningMount implements Mount {
   async workingCopyAt (path: readonly string[]): Promise<string> {
     const { clock, ending, namespace, files } = this.#parts
     const inode = await withDeadline(clock, MISS_DEADLINE_MS, [ending.signal], async (signal) => await namespace.walk(path, signal))
+      .catch((error: unknown) => { throw errnoOf(error) === ERRNO.ENOENT ? new P2pvmError('ERR_NOT_FOUND', `there is no ${path.join('/')}`, {}, error) : error })
     return await files.withCopy(inode, async (copy) => {
       await copy.makeWritable()
       return copy.inode.name
@@ -186,12 +186,12 @@ class RunningMount implements Mount {
 
   counters (): Record<string, number> {
     const chunks = Object.entries(this.#parts.chunkFiles.counters).map(([name, value]) => [`chunks_${name}`, value])
-    return { ...this.#parts.server.counters, ...Object.fromEntries(chunks) as Record<string, number> }
+    return { ...this.#parts.driver.counters, ...Object.fromEntries(chunks) as Record<string, number> }
   }
 
   async unmount (options: { force?: boolean } = {}): Promise<void> {
     await this.#flush()
-    if (!await unmount(this.#parts.device)) {
+    if (!await this.#parts.driver.unmount()) {
       if (options.force !== true) throw new P2pvmError('ERR_CONFLICT', `files are open under ${this.mountpoint}`, { path: this.mountpoint })
       this.abort()
     }
@@ -199,7 +199,7 @@ class RunningMount implements Mount {
   }
 
   abort (): void {
-    if (!this.#ended) abortSync(this.#parts.device)
+    if (!this.#ended) this.#parts.driver.abort()
   }
 
   /** What programs have written and the kernel still has. */
@@ -218,11 +218,11 @@ class RunningMount implements Mount {
   }
 
   async #close (): Promise<void> {
-    const { files, tables, device, ending } = this.#parts
+    const { files, tables, driver, ending } = this.#parts
     ending.abort(new P2pvmError('ERR_ABORTED', 'the mount has ended'))
     await files.close()
     await tables.close()
-    closeSync(device.fd)
+    driver.close()
   }
 }
 

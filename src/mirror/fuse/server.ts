@@ -6,19 +6,22 @@
  */
 import { Worker } from 'node:worker_threads'
 import type { Clock, Log } from '../../protocols/seams.ts'
-import { errorCodeOf } from '../../protocols/errors.ts'
 import { ERRNO, errnoOf } from '../errno.ts'
+import { logFailure } from '../failures.ts'
 import type { FileViewInit } from '../file-view.ts'
+import { type Trace, traceLine } from '../trace.ts'
 import { notify, writeReply } from './channel.ts'
+import { describeRequest } from './decoder.ts'
 import { EpochClock, makeEpochBuffer } from './epoch.ts'
 import type { Handlers } from './handlers.ts'
 import { OPCODES } from './opcodes.ts'
-import { IN_HEADER_BYTES, notifyInvalInode, readInHeader, readInterruptIn, reply } from './protocol.ts'
+import { IN_HEADER_BYTES, notifyInvalInode, OUT_HEADER_BYTES, readInHeader, readInterruptIn, reply } from './protocol.ts'
 import type { FromWorker, ToWorker, WorkerInit } from './worker.ts'
 
 export interface FuseServerComponents {
   readonly clock: Clock
   readonly log: Log
+  readonly trace?: Trace | undefined
 }
 
 export interface FuseServerInit {
@@ -104,9 +107,12 @@ export class FuseServer {
     const row = OPCODES.get(header.opcode)
     const body = bytes.subarray(IN_HEADER_BYTES)
     const name = row?.name ?? `opcode ${header.opcode}`
+    const { clock, log, trace } = this.#components
+    const startedAt = trace === undefined ? 0 : clock.monotonic()
     this.counters[name] = (this.counters[name] ?? 0) + 1
     if (row?.handler === 'interrupt') {
       this.#underWay.get(readInterruptIn(body).unique)?.abort()
+      trace?.(describeRequest(header, body))
       return
     }
     let answer: Buffer
@@ -118,19 +124,12 @@ export class FuseServer {
       else if (body.length < row.bodyBytesMin || this.#handlers === undefined) answer = reply(header.unique, ERRNO.EINVAL)
       else answer = reply(header.unique, 0, await this.#handlers[row.handler]({ header, body, signal: controller.signal }))
     } catch (error) {
-      const errno = errnoOf(error)
-      this.#logFailure(name, errno, error)
-      answer = reply(header.unique, errno)
+      logFailure(log, name, error)
+      answer = reply(header.unique, errnoOf(error))
     } finally {
       this.#underWay.delete(header.unique)
     }
     if (row?.replies !== false) writeReply(this.#init.deviceFd, answer, answer.length)
-  }
-
-  /** Errno that the caller asked for are his; those of a fabric or a disk that fails are for the log, and defects for us. */
-  #logFailure (name: string, errno: number, error: unknown): void {
-    if (errno !== ERRNO.EIO && errno !== ERRNO.ENOSPC) return
-    const defect = errorCodeOf(error) === 'ERR_INTERNAL'
-    this.#components.log[defect ? 'error' : 'warn'](`${name} failed`, { error: defect && error instanceof Error ? error.stack : String(error) })
+    trace?.(traceLine(describeRequest(header, body), -answer.readInt32LE(4), `${answer.length - OUT_HEADER_BYTES} bytes`, clock.monotonic() - startedAt))
   }
 }

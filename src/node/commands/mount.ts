@@ -3,6 +3,7 @@ import { closeSync, openSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { P2pvmError } from '../../protocols/errors.ts'
+import type { DriverChoice } from '../../mirror/driver.ts'
 import type { MountReady } from '../config.ts'
 import { errorDocument, type ErrorDocument, readErrorDocument } from '../error-document.ts'
 import { EXIT } from '../exit-codes.ts'
@@ -22,16 +23,17 @@ export function mountCommand (session: Session): Command {
   return command('mount', {
     description: 'serve the images and working copies in a folder, until SIGTERM or umount',
     exits: [EXIT.notFound, EXIT.conflict, ...DAEMON_EXITS],
-    settings: ['log-level']
+    settings: ['driver', 'log-level']
   })
     .argument('<DIR>', 'an existing, empty folder')
     .option('--detach', 'return when the mount is ready')
+    .option('--trace', 'a line on stderr per request that the main thread answers (P2PVM_FUSE_TRACE=1)')
     .action(async (folder: string, options: Options) => {
       try {
         const mountpoint = resolve(folder)
-        const daemon = await daemonOf(options, session)
-        if (options['detach'] === true) await mountDetached(mountpoint, daemon, session)
-        else await mountHere(mountpoint, daemon, session)
+        const mountOptions = await mountOptionsOf(options, session)
+        if (options['detach'] === true) await mountDetached(mountpoint, mountOptions, session)
+        else await mountHere(mountpoint, mountOptions, session)
       } catch (error) {
         report(errorDocument(error))
         throw error
@@ -39,27 +41,38 @@ export function mountCommand (session: Session): Command {
     })
 }
 
-interface Daemon {
+/** What the mount is told, from flags, environment and file. */
+interface MountOptions {
   readonly control: string
   readonly logLevel: LogLevel
+  readonly driver: DriverChoice
+  readonly trace: boolean
   /** The folder where mounts are registered. */
   readonly mounts: string
 }
 
 /** A clear word when there is no daemon, before anything is mounted. */
-async function daemonOf (options: Options, { signal }: Session): Promise<Daemon> {
+async function mountOptionsOf (options: Options, { signal }: Session): Promise<MountOptions> {
   return await withDaemon(options, async (client, config) => {
     const { mounts } = await client.folders({ signal })
-    return { control: config.get('control'), logLevel: config.get('log-level'), mounts }
+    return {
+      control: config.get('control'),
+      logLevel: config.get('log-level'),
+      driver: config.get('driver'),
+      trace: options['trace'] === true || process.env['P2PVM_FUSE_TRACE'] === '1',
+      mounts
+    }
   })
 }
 
-async function mountHere (mountpoint: string, { control, logLevel }: Daemon, session: Session): Promise<void> {
+async function mountHere (mountpoint: string, { control, logLevel, driver, trace }: MountOptions, session: Session): Promise<void> {
   const { runMount } = await import('../mount-process.ts')
   await runMount({
     mountpoint,
     control,
     logLevel,
+    driver,
+    trace,
     onReady (ready) {
       if (process.send === undefined) printReady(ready, session)
       else report({ ready })
@@ -75,16 +88,18 @@ function report (message: Report): void {
 }
 
 function printReady (ready: MountReady, { output }: Session): void {
-  output.result({ mountpoint: ready.mountpoint, pid: ready.pid }, () => fields([['mountpoint', ready.mountpoint], ['pid', ready.pid]]))
+  const { mountpoint, pid, driver } = ready
+  output.result({ mountpoint, pid, driver }, () => fields([['mountpoint', mountpoint], ['pid', pid], ['driver', driver]]))
 }
 
 /** The same command again, in a session of its own, with its log beside the registry of mounts. */
-async function mountDetached (mountpoint: string, { control, logLevel, mounts }: Daemon, session: Session): Promise<void> {
+async function mountDetached (mountpoint: string, { control, logLevel, driver, trace, mounts }: MountOptions, session: Session): Promise<void> {
   const log = join(mounts, `${mountpoint.slice(1).replaceAll('/', '-')}.log`)
   const program = process.argv[1]
   if (program === undefined) throw new P2pvmError('ERR_INTERNAL', 'the program does not know its own path')
   const logDescriptor = openSync(log, 'a', 0o640)
-  const child = spawn(process.execPath, [...process.execArgv, program, 'mount', mountpoint, '--control', control, '--log-level', logLevel], {
+  const own = ['mount', mountpoint, '--control', control, '--log-level', logLevel, '--driver', driver, ...trace ? ['--trace'] : []]
+  const child = spawn(process.execPath, [...process.execArgv, program, ...own], {
     cwd: '/', detached: true, stdio: ['ignore', logDescriptor, logDescriptor, 'ipc']
   })
   closeSync(logDescriptor)

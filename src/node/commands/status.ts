@@ -17,7 +17,7 @@ export function statusCommand ({ output, signal }: Session): Command {
         ['stored', holding(status.stored)],
         ['records', status.stored?.records ?? null],
         ['cache', status.cache && `${holding(status.cache)} of ${formatBytes(status.cache.bytesMax)}`],
-        ['mounts', status.mounts.map(({ mountpoint, pid }) => `${mountpoint} (pid ${pid})`).join(', ') || null],
+        ['mounts', status.mounts.map(({ mountpoint, pid, driver }) => `${mountpoint} (pid ${pid}, ${driver})`).join(', ') || null],
         ['data', status.dataDir],
         ['process', `pid ${status.pid}, p2pvm ${status.version}, up ${formatDuration(status.uptimeMs)}`]
       ]))

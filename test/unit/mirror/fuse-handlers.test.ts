@@ -9,6 +9,7 @@ import { parseMountinfo } from '../../../src/mirror/fuse/device.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
 import { Namespace } from '../../../src/mirror/namespace.ts'
 import type { OpenFiles } from '../../../src/mirror/open-files.ts'
+import { Operations } from '../../../src/mirror/operations.ts'
 import type { MirrorSource, VersionRef } from '../../../src/mirror/source.ts'
 import { createWorkingCopy, removeWorkingCopy } from '../../../src/mirror/working-copy.ts'
 import { nodeClock as clock, nodeRandom as random } from '../../../src/node/world.ts'
@@ -47,10 +48,14 @@ beforeEach(() => {
   gone = false
   namespace = new Namespace({ source, clock, random, working })
   const withCopy: OpenFiles['withCopy'] = async () => undefined as never
+  const sizeOf: OpenFiles['sizeOf'] = () => undefined
   handlers = new Handlers({
-    namespace, working, clock, missDeadlineMs: 200, onInit () {},
-    files: { withCopy } as OpenFiles,
-    commands: new Commands(source, new AbortController().signal)
+    operations: new Operations({
+      namespace, working, clock, missDeadlineMs: 200,
+      files: { withCopy, sizeOf } as OpenFiles,
+      commands: new Commands(source, new AbortController().signal)
+    }),
+    onInit () {}
   })
 })
 

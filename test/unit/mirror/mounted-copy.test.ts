@@ -50,6 +50,7 @@ beforeEach(async () => {
     tables: new VersionTables({ source, clock, folder: join(folder, 'leaves') }, chunkFiles),
     working: working(),
     holder: 'this mount',
+    writeback: true,
     missDeadlineMs: 1000,
     startFsync: () => startFsync(),
     publish: async (view) => {

@@ -13,6 +13,7 @@ import type { CopyInode, Inode, Namespace } from '../../../src/mirror/namespace.
 import { OpenFiles } from '../../../src/mirror/open-files.ts'
 import { foldUnder, Overlay } from '../../../src/mirror/overlay.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
+import { Operations } from '../../../src/mirror/operations.ts'
 import type { MirrorSource, VersionRef } from '../../../src/mirror/source.ts'
 import { VersionTables } from '../../../src/mirror/version-tables.ts'
 import { createWorkingCopy, readWorkingCopy, workingCopyInfo } from '../../../src/mirror/working-copy.ts'
@@ -74,7 +75,7 @@ async function start (): Promise<void> {
     clock, random, log: quiet, signal, chunkFiles,
     working: working(),
     tables: new VersionTables({ source, clock, folder: join(folder, 'leaves') }, chunkFiles),
-    holder: 'this mount',
+    holder: 'this mount', writeback: true,
     missDeadlineMs: 100,
     publish: async (view) => { await onPublish(view) },
     withdraw: async () => {},
@@ -88,7 +89,8 @@ async function start (): Promise<void> {
   const state = await readWorkingCopy(working(), 'vm1')
   copy = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, size: state.size, unborn: false, mtimeMs: 0 }
   const namespace = { inode: (ino: bigint) => ino === version.ino ? version : copy } as Namespace
-  handlers = new Handlers({ namespace, files, working: working(), clock, missDeadlineMs: 100, onInit () {}, commands: new Commands({} as MirrorSource, signal) })
+  const operations = new Operations({ namespace, files, working: working(), clock, missDeadlineMs: 100, commands: new Commands({} as MirrorSource, signal) })
+  handlers = new Handlers({ operations, onInit () {} })
 }
 
 afterEach(async () => {

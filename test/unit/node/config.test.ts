@@ -24,7 +24,7 @@ describe('precedence', () => {
     expect(all.row('write-quorum')).toEqual({ name: 'write-quorum', value: 3, origin: 'environment', from: 'P2PVM_WRITE_QUORUM' })
     expect(all.row('data')).toEqual({ name: 'data', value: '/from/file', origin: 'file', from: P2PVM_CONFIG })
     expect(all.row('log-level')).toEqual({ name: 'log-level', value: 'info', origin: 'default', from: null })
-    expect(all.rows().length).toBe(11)
+    expect(all.rows().length).toBe(12)
   })
 
   test('an empty variable says nothing', () => {
