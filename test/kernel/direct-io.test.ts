@@ -2,6 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
+import { mountSuite } from '../harness/mount-suite.ts'
 import { MountWorld, python, run } from '../harness/mount-process.ts'
 
 /** Whole sectors, and not whole pages: what a hypervisor that aligns to pages refuses to open for writing. */
@@ -19,14 +20,14 @@ def read (offset, size):
   except OSError as error: return errno.errorcode[error.errno]
 print(json.dumps([read(offset, size) for offset, size in json.loads(sys.argv[2])]))`
 
-describeWith(['root', 'fuse', 'python3'], 'reads past the page cache', () => {
+mountSuite('reads past the page cache', (driver) => {
   let world: MountWorld
   let image: Buffer
   let path: string
 
   beforeEach(async () => {
     image = randomBytes(IMAGE_BYTES)
-    world = new MountWorld(image)
+    world = new MountWorld(image, 64 * 1024, driver.name)
     const mount = await world.start()
     await mount.call('createWorkingCopy', 'vm1', 1)
     path = world.path('working', 'vm1')

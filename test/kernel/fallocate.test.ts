@@ -4,6 +4,7 @@ import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
+import { mountSuite } from '../harness/mount-suite.ts'
 import { IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
 
 const MIB = 1024 * 1024
@@ -29,14 +30,14 @@ print(json.dumps([fallocate(*call) for call in json.loads(sys.argv[2])]))`
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 
-describeWith(['root', 'fuse', 'python3'], 'fallocate', () => {
+mountSuite('fallocate', (driver) => {
   let world: MountWorld
   let image: Buffer
   let mount: MountProcess
   let path: string
 
   beforeEach(async () => {
-    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK))
+    ({ world, image, mount, path } = await MountWorld.withWorkingCopy(SIZE, CHUNK, driver.name))
   })
 
   afterEach(() => { world.end() })
@@ -48,6 +49,26 @@ describeWith(['root', 'fuse', 'python3'], 'fallocate', () => {
   const pagesBytes = (): number => {
     const folder = join(world.folders.working, 'vm1')
     return readdirSync(folder).filter((name) => name.startsWith('overlay-')).reduce((sum, name) => sum + statSync(join(folder, name, 'pages')).blocks * 512, 0)
+  }
+
+  it('is not needed for copy_file_range, which the kernel does without us', async () => {
+    const copy = `import os, sys; file = os.open(sys.argv[1], os.O_RDWR); print(os.copy_file_range(file, file, ${CHUNK}, 0, ${2 * MIB}))`
+    expect(Number(await python(copy, path))).toBe(CHUNK)
+    image.copy(image, 2 * MIB, 0, CHUNK)
+    expect(await sha256Of(path)).toBe(sha256(image))
+  })
+
+  if (!driver.fallocate) {
+    it('is not supported in any mode, and changes nothing', async () => {
+      expect(await fallocate([0, 0, SIZE + MIB], [KEEP_SIZE, 0, MIB], [PUNCH_HOLE, 0, MIB], [ZERO_RANGE, 0, MIB])).toEqual(Array(4).fill('ENOTSUP')) // Python's name of EOPNOTSUPP
+      expect(await sha256Of(path)).toBe(sha256(image))
+    })
+
+    it('is done without by posix_fallocate of the C library, which writes', async () => {
+      await python(`import os, sys; os.posix_fallocate(os.open(sys.argv[1], os.O_RDWR), ${SIZE - 10}, ${PAGE})`, path)
+      expect(await sha256Of(path)).toBe(sha256(Buffer.concat([image, Buffer.alloc(PAGE - 10)])))
+    })
+    return
   }
 
   it('zeros any range, over what was written and over what was not, for good', async () => {
@@ -94,13 +115,6 @@ describeWith(['root', 'fuse', 'python3'], 'fallocate', () => {
       .toEqual(['ENOTSUP', 'ENOTSUP', 'ENOTSUP', 'ENOTSUP', 'EINVAL']) // Python's name of EOPNOTSUPP
     expect(await fallocate([PUNCH_HOLE, MIB, PAGE])).toEqual([0]) // the kernel has not taken any of these for a no to all
     expect(await sha256Of(path)).toBe(sha256(image.fill(0, MIB, MIB + PAGE)))
-  })
-
-  it('is not needed for copy_file_range, which the kernel does without us', async () => {
-    const copy = `import os, sys; file = os.open(sys.argv[1], os.O_RDWR); print(os.copy_file_range(file, file, ${CHUNK}, 0, ${2 * MIB}))`
-    expect(Number(await python(copy, path))).toBe(CHUNK)
-    image.copy(image, 2 * MIB, 0, CHUNK)
-    expect(await sha256Of(path)).toBe(sha256(image))
   })
 
   describeWith(['qemu-img'], 'by QEMU', () => {

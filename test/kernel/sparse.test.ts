@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
+import { mountSuite } from '../harness/mount-suite.ts'
 import { IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
 
 const PAGE = 4096
@@ -34,7 +35,7 @@ print(json.dumps([pieces, [seek(offset, kinds[kind]) for kind, offset in json.lo
 
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 
-describeWith(['root', 'fuse', 'python3'], 'holes', () => {
+mountSuite('holes', (driver) => {
   let world: MountWorld
   let image: Buffer
   let mount: MountProcess
@@ -44,7 +45,7 @@ describeWith(['root', 'fuse', 'python3'], 'holes', () => {
   beforeEach(async () => {
     image = Buffer.alloc(SIZE)
     for (const [from, to] of DATA) randomBytes(Math.min(to * CHUNK, SIZE) - from * CHUNK).copy(image, from * CHUNK)
-    world = new MountWorld(image, CHUNK)
+    world = new MountWorld(image, CHUNK, driver.name)
     mount = await world.start()
     await mount.call('createWorkingCopy', 'vm1', 1)
     version = world.path('by-name', IMAGE, '1')
@@ -55,6 +56,25 @@ describeWith(['root', 'fuse', 'python3'], 'holes', () => {
 
   const seek = async (path: string, ...questions: Array<['data' | 'hole', number]>): Promise<unknown> => JSON.parse(await python(SEEK, path, JSON.stringify(questions))) as unknown
   const pieces = DATA.map(([from, to]) => [from * CHUNK, Math.min(to * CHUNK, SIZE)])
+
+  if (!driver.lseek) {
+    it('are not known: all of a file is data, up to its end', async () => {
+      for (const path of [version, copy]) {
+        expect(await seek(path, ['data', 5 * CHUNK + 7], ['hole', 5 * CHUNK + 7], ['data', SIZE], ['hole', SIZE]))
+          .toEqual([[[0, SIZE]], [5 * CHUNK + 7, SIZE, 'ENXIO', 'ENXIO']])
+      }
+      expect(await mount.call('fetched')).toEqual([])
+    })
+
+    it('are read as zeros by cp, which makes holes of them if it is told', async () => {
+      const target = join(world.root, 'target')
+      await run('cp', '--sparse=always', version, target)
+      expect(sha256(readFileSync(target))).toBe(sha256(image))
+      expect(Number(await run('stat', '-c', '%b', target)) * 512).toBeLessThan(8 * CHUNK)
+      expect(await mount.call('fetched')).toHaveLength(5)
+    })
+    return
+  }
 
   it('of a version and of a working copy are its chunks of zeros, and nothing is fetched to know them', async () => {
     for (const path of [version, copy]) {
