@@ -60,6 +60,8 @@ export interface NamespaceComponents {
 const BLOB_ID = /^[a-z2-7]{16}$/
 const VERSION_NUMBER = /^(?:0|[1-9][0-9]{0,14})$/
 const ALIAS_NAME = /^([a-z2-7]{16})\.(.+)$/
+/** What is read of bytes that are no UTF-8: no name here has any. */
+const NOT_UTF8 = '\ufffd'
 /** As everywhere on Linux, and as statfs(2) says. */
 export const NAME_BYTES_MAX = 255
 
@@ -101,6 +103,7 @@ export class Namespace {
 
   /** The inode of a name. ENOENT, or why the daemon could not say. The kernel asks for longer names than a file may have. */
   async lookup (parent: Inode, name: string, signal: AbortSignal): Promise<Inode> {
+    if (name.includes(NOT_UTF8)) throw new ErrnoError(ERRNO.ENOENT)
     if (Buffer.byteLength(name) > NAME_BYTES_MAX) throw new ErrnoError(ERRNO.ENAMETOOLONG)
     switch (parent.kind) {
       case 'root': return await this.#lookupRoot(name, signal)

@@ -79,9 +79,10 @@ export class Commands {
     return { result: errno === 0 ? 0 : -errno, out }
   }
 
-  /** Starts one. EBUSY while another runs. */
+  /** Starts one. EBUSY while another runs, EINVAL when the value is longer than any name. */
   start (attribute: string, value: Buffer, workingCopy: string): void {
     const verb = verbOf(attribute)
+    if (value.length >= NAME_BYTES) throw new ErrnoError(ERRNO.EINVAL)
     for (const other of ['commit', 'clone'] as const) {
       if (this.#outcomes.get(keyOf(other, workingCopy))?.state === 'running') throw new ErrnoError(ERRNO.EBUSY)
     }
