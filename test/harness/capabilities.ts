@@ -4,10 +4,15 @@
  *
  * Packages are installed by scripts/install-debian-packages; this module only looks.
  */
+import { spawnSync } from 'node:child_process'
 import { accessSync, closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { delimiter, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { describe, it } from 'vitest'
+
+/** The user without privileges, on every Linux. */
+export const NOBODY = 65534
 
 const CAP_NET_ADMIN = 12n
 const CAP_SYS_ADMIN = 21n
@@ -20,7 +25,9 @@ const PROBES = {
   /** The optional package, and its native half for this machine. */
   'fuse-native': () => canLoad('fuse-native'),
   /** A FUSE mount without root: what asks for it is unprivileged, what grants it is not. */
-  fusermount: () => hasCommand('fusermount') && hasCommand('setpriv') && hasCommand('unshare') && hasCommand('nsenter'),
+  fusermount: () => hasCommand('fusermount'),
+  /** Somebody without privileges can run this checkout, which one below root's home folder is closed to. */
+  nobody: () => hasCommand('unshare') && hasCommand('nsenter') && canRunAsNobody(),
   /** Networks of our own between processes on this machine. */
   'network-namespaces': () => hasCapability(CAP_SYS_ADMIN) && hasCapability(CAP_NET_ADMIN) && hasCommand('ip'),
   /** A machine can be started; `setpriv` is what ends it with the test. */
@@ -89,6 +96,11 @@ function hasCommand (command: string): boolean {
       return false
     }
   })
+}
+
+function canRunAsNobody (): boolean {
+  const program = fileURLToPath(new URL('../../bin/p2pvm', import.meta.url))
+  return spawnSync('setpriv', [`--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--', program, '--version'], { stdio: 'ignore' }).status === 0
 }
 
 function canLoad (name: string): boolean {
