@@ -2,6 +2,7 @@
 import { access, constants, open, readFile, statfs } from 'node:fs/promises'
 import { release } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
+import { loadLibrary } from '../mirror/fuse-native/library.ts'
 import { errorCodeOf } from '../protocols/errors.ts'
 import { ControlClient } from './control-client.ts'
 import { formatBytes } from './units.ts'
@@ -30,7 +31,7 @@ const FREE_BYTES_MIN = 2 * 2 ** 30
 
 export async function examine (examined: Examined): Promise<Check[]> {
   return await Promise.all([
-    node(), kernel(), fuse(), privileges(), mountProgram(), openFiles(), freeSpace(examined.dataDir), daemon(examined), kvm(),
+    node(), kernel(), fuse(), privileges(), mountProgram(), mountWithoutRoot(), openFiles(), freeSpace(examined.dataDir), daemon(examined), kvm(),
     program('qemu-img', 'imports qcow2, vmdk, vdi and vhdx images', 'Debian: apt-get install qemu-utils')
   ])
 }
@@ -69,11 +70,23 @@ async function privileges (): Promise<Check> {
   const status = await readFile('/proc/self/status', 'utf8').catch(() => '')
   const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? '0'}`)
   const ok = (effective >> CAP_SYS_ADMIN & 1n) === 1n
-  return { name: 'privileges', needed: true, ok, found: ok ? 'CAP_SYS_ADMIN' : 'no CAP_SYS_ADMIN', mend: 'mounting needs root; in a container start it with --cap-add SYS_ADMIN' }
+  const mend = 'mounting needs root, or else the driver fuse-native; in a container start it with --cap-add SYS_ADMIN'
+  return { name: 'privileges', needed: !(await mountWithoutRoot()).ok, ok, found: ok ? 'CAP_SYS_ADMIN' : 'no CAP_SYS_ADMIN', mend }
 }
 
 async function mountProgram (): Promise<Check> {
   return { ...await program('mount', 'attaches the mount', 'Debian: apt-get install mount'), needed: true }
+}
+
+/** The second driver. Root does without, and so does a peer that mounts nothing. */
+async function mountWithoutRoot (): Promise<Check> {
+  const check = { name: 'without root', needed: false }
+  try {
+    await loadLibrary()
+  } catch (error) {
+    return { ...check, ok: false, found: (error as Error).message, mend: 'npm install fuse-native; only root can mount without it' }
+  }
+  return { ...await program('fusermount', 'lets a user mount, through the package fuse-native', 'Debian: apt-get install fuse3'), name: check.name }
 }
 
 async function openFiles (): Promise<Check> {

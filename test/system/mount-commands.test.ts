@@ -23,7 +23,7 @@ describeWith(['root', 'fuse'], 'mount and umount', () => {
   const mount = async (): Promise<number> => {
     const { code, json } = await compute().cli('mount', mountpoint, '--detach')
     expect(code).toBe(0)
-    expect(json).toEqual({ mountpoint, pid: expect.any(Number) })
+    expect(json).toEqual({ mountpoint, pid: expect.any(Number), driver: 'direct' })
     return (json as { pid: number }).pid
   }
 

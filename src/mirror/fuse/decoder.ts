@@ -8,7 +8,7 @@ import * as wire from './protocol.ts'
 type Fields = Readonly<Record<string, string | number | bigint>>
 
 const FIELDS: Readonly<Partial<Record<HandlerName, (body: Buffer) => Fields>>> = {
-  lookup: (body) => ({ name: wire.readLookupName(body) }),
+  lookup: (body) => ({ name: quoted(wire.readLookupName(body)) }),
   forget: wire.readForgetIn,
   batchForget: (body) => ({ count: wire.readBatchForgetIn(body).length }),
   setattr: (body) => {
@@ -23,9 +23,12 @@ const FIELDS: Readonly<Partial<Record<HandlerName, (body: Buffer) => Fields>>> =
   flush: (body) => ({ fh: wire.readFh(body) }),
   setxattr: (body) => {
     const { name, value } = wire.readSetxattrIn(body)
-    return { name, size: value.length }
+    return { name: quoted(name), size: value.length }
   },
-  getxattr: wire.readGetxattrIn,
+  getxattr: (body) => {
+    const { name, size } = wire.readGetxattrIn(body)
+    return { name: quoted(name), size }
+  },
   listxattr: wire.readListxattrIn,
   init: (body) => {
     const { major, minor, flags } = wire.readInitIn(body)
@@ -42,13 +45,18 @@ const FIELDS: Readonly<Partial<Record<HandlerName, (body: Buffer) => Fields>>> =
   fallocate: (body) => ({ ...wire.readFallocateIn(body) })
 }
 
+/** Names are whatever somebody typed. */
+function quoted (name: string): string {
+  return JSON.stringify(name)
+}
+
 /** One line, whatever the bytes are. */
 export function describeRequest ({ opcode, unique, nodeid, pid }: wire.InHeader, body: Buffer): string {
   const row = OPCODES.get(opcode)
   const words = [row?.name ?? `opcode ${opcode}`, `unique=${unique}`, `node=${nodeid}`, `pid=${pid}`]
   const read = row === undefined ? undefined : FIELDS[row.handler as HandlerName]
   try {
-    if (read !== undefined) words.push(...Object.entries(read(body)).map(([name, value]) => `${name}=${typeof value === 'string' ? JSON.stringify(value) : value}`))
+    if (read !== undefined) words.push(...Object.entries(read(body)).map(([name, value]) => `${name}=${value}`))
   } catch {
     words.push(`malformed (${body.length} bytes)`)
   }

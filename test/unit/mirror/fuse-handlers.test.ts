@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ERRNO, errnoOf, ErrnoError } from '../../../src/mirror/errno.ts'
+import { withCheckedReplies } from '../../harness/checked-replies.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { parseMountinfo } from '../../../src/mirror/fuse/device.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
@@ -49,14 +50,14 @@ beforeEach(() => {
   namespace = new Namespace({ source, clock, random, working })
   const withCopy: OpenFiles['withCopy'] = async () => undefined as never
   const sizeOf: OpenFiles['sizeOf'] = () => undefined
-  handlers = new Handlers({
+  handlers = withCheckedReplies(new Handlers({
     operations: new Operations({
       namespace, working, clock, missDeadlineMs: 200,
-      files: { withCopy, sizeOf } as OpenFiles,
+      files: { withCopy, sizeOf, open: async () => ({ fh: 7, keepsPages: true }) } as unknown as OpenFiles,
       commands: new Commands(source, new AbortController().signal)
     }),
     onInit () {}
-  })
+  }))
 })
 
 afterEach(() => { rmSync(join(working, '..'), { recursive: true }) })
@@ -160,6 +161,23 @@ describe('the namespace', () => {
     await walk('working', 'vm1')
     await walk(BLOB, '1')
     expect(await errno(async () => await walk('by-name', 'debian-12'))).toBe('EIO')
+  })
+})
+
+describe('replies', () => {
+  it('have the sizes that their rows say, of every handler that needs no file', async () => {
+    const { ino } = await walk(BLOB, '1')
+    const xattr = Buffer.concat([Buffer.from([64, 0, 0, 0, 0, 0, 0, 0]), Buffer.from('user.p2pvm.base\0')])
+    await handlers.getattr(request(ino, Buffer.alloc(16)))
+    await handlers.open(request(ino, Buffer.alloc(8)))
+    await handlers.statfs()
+    await handlers.getxattr(request(ino, xattr))
+    await handlers.listxattr(request(ino, xattr))
+    handlers.init(request(0n, Buffer.from([7, 0, 0, 0, 38, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])))
+    expect(handlers.flush()).toBeUndefined()
+    expect(handlers.destroy()).toBeUndefined()
+    const short = withCheckedReplies({ statfs: async () => Buffer.alloc(79) } as unknown as Handlers)
+    await expect(short.statfs()).rejects.toThrow('FUSE_STATFS answered 79 bytes, not 80 to 80')
   })
 })
 

@@ -1,7 +1,10 @@
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { ERRNO, ErrnoError } from '../../../src/mirror/errno.ts'
+import { describeRequest } from '../../../src/mirror/fuse/decoder.ts'
 import { OPCODES } from '../../../src/mirror/fuse/opcodes.ts'
 import * as wire from '../../../src/mirror/fuse/protocol.ts'
+import { traceLine } from '../../../src/mirror/trace.ts'
 
 /** Little-endian fields: [bytes, value]. */
 function struct (...fields: Array<[1 | 2 | 4 | 8, number | bigint] | string | Buffer>): Buffer {
@@ -64,6 +67,10 @@ describe('requests', () => {
       expect(bodyBytesMin).toBeGreaterThanOrEqual(0)
     }
     expect([...OPCODES.values()].filter(({ replies }) => !replies).map(({ name }) => name)).toEqual(['FUSE_FORGET', 'FUSE_INTERRUPT', 'FUSE_BATCH_FORGET'])
+    for (const { name, replies, replyBytes: [min, max], handler } of OPCODES.values()) {
+      expect(max, name).toBeGreaterThanOrEqual(min)
+      if (!replies || handler === 'refuse' || handler === 'unsupported') expect([min, max], `${name} answers no bytes`).toEqual([0, 0])
+    }
     const smallest = (name: string): Buffer => Buffer.alloc([...OPCODES.values()].find((row) => row.name === name)?.bodyBytesMin ?? -1)
     wire.readForgetIn(smallest('FUSE_FORGET'))
     wire.readSetattrIn(smallest('FUSE_SETATTR'))
@@ -81,6 +88,31 @@ describe('requests', () => {
 const ATTRIBUTES: wire.Attributes = { ino: 2n ** 62n + 1n, size: 1025, mtimeMs: 1700000000250, mode: 0o100644, nlink: 1, uid: 3, gid: 4 }
 const ATTR = struct([8, 2n ** 62n + 1n], [8, 1025], [8, 3], [8, 1700000000], [8, 1700000000], [8, 1700000000],
   [4, 250_000_000], [4, 250_000_000], [4, 250_000_000], [4, 0o100644], [4, 1], [4, 3], [4, 4], [4, 0], [4, 4096], [4, 0])
+
+describe('the decoder', () => {
+  const header = (opcode: number): wire.InHeader => ({ len: 0, opcode, unique: 12n, nodeid: 2n ** 62n, uid: 0, gid: 0, pid: 345 })
+  const text = (opcode: number, body: Buffer): string => describeRequest(header(opcode), body)
+
+  it('prints a request on one line: row, node, who asks, and the fields that matter', () => {
+    const common = `unique=12 node=${2n ** 62n} pid=345`
+    expect(text(1, struct('a "name"\nof two lines'))).toBe(`FUSE_LOOKUP ${common} name="a \\"name\\"\\nof two lines"`)
+    expect(text(15, struct([8, 7], [8, 4096], [4, 512], [4, 0], [8, 0], [4, 0], [4, 0]))).toBe(`FUSE_READ ${common} fh=7 offset=4096 size=512`)
+    expect(text(16, struct([8, 7], [8, 0], [4, 3], [4, 0], [8, 0], [4, 0], [4, 0], Buffer.from('abc')))).toBe(`FUSE_WRITE ${common} fh=7 offset=0 size=3`)
+    expect(text(21, struct([4, 6], [4, 0], 'user.p2pvm.commit', Buffer.from('secret')))).toBe(`FUSE_SETXATTR ${common} name="user.p2pvm.commit" size=6`)
+    expect(text(39, struct([8, 7], [4, 0], [4, 0xc1b8e901], [8, 0], [4, 2], [4, 9], Buffer.from('hi')))).toBe(`FUSE_IOCTL ${common} fh=7 cmd=0xc1b8e901 in=2 out=9`)
+    expect(text(43, struct([8, 7], [8, 512], [8, 4096], [4, 3], [4, 0]))).toBe(`FUSE_FALLOCATE ${common} fh=7 offset=512 length=4096 mode=3`)
+    expect(text(44, Buffer.alloc(40))).toBe(`FUSE_READDIRPLUS ${common}`)
+    expect(text(999, Buffer.alloc(3))).toBe(`opcode 999 ${common}`)
+    expect(traceLine('FUSE_LOOKUP', ERRNO.ENOENT, '128 bytes', 0.34)).toBe('FUSE_LOOKUP → ENOENT 340 µs')
+    expect(traceLine('FUSE_LOOKUP', 0, '128 bytes', 1.5)).toBe('FUSE_LOOKUP → 128 bytes 1500 µs')
+  })
+
+  it('prints any bytes, of any row', () => {
+    fc.assert(fc.property(fc.constantFrom(...OPCODES.keys(), 0, 7, 4096), fc.uint8Array({ maxLength: 200 }), (opcode, bytes) => {
+      expect(text(opcode, Buffer.from(bytes))).not.toContain('\n')
+    }))
+  })
+})
 
 describe('replies', () => {
   it('are written field by field as linux/fuse.h lays them out', () => {

@@ -8,6 +8,7 @@ import type { FileViewInit } from '../../../src/mirror/file-view.ts'
 import { type FsyncProcess, MountedCopy, type MountedCopyComponents } from '../../../src/mirror/mounted-copy.ts'
 import type { CopyInode } from '../../../src/mirror/namespace.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
+import { openSealedOverlay } from '../../../src/mirror/sealed-overlay.ts'
 import type { VersionRef } from '../../../src/mirror/source.ts'
 import { VersionTables } from '../../../src/mirror/version-tables.ts'
 import { createWorkingCopy, readWorkingCopy } from '../../../src/mirror/working-copy.ts'
@@ -22,6 +23,8 @@ let views: FileViewInit[]
 /** What happens at publishing, before the workers have passed. */
 let onPublish: (view: FileViewInit) => void | Promise<void>
 let startFsync: () => FsyncProcess
+/** Whether the kernel keeps writes to itself. */
+let writeback: boolean
 let copy: MountedCopy
 
 const working = (): string => join(folder, 'working')
@@ -37,6 +40,7 @@ beforeEach(async () => {
   mkdirSync(working())
   views = []
   onPublish = () => {}
+  writeback = true
   const source = { chunkIds: async (_version: VersionRef, _first: number, count: number) => new Array<null>(count).fill(null), fetch: async () => {} }
   const chunkFiles = new ChunkFiles({ source, clock, log: quiet, quiesce: async () => {}, signal }, { folder, openMax: 100, missDeadlineMs: 1000 })
   let lastPid = 100
@@ -50,7 +54,7 @@ beforeEach(async () => {
     tables: new VersionTables({ source, clock, folder: join(folder, 'leaves') }, chunkFiles),
     working: working(),
     holder: 'this mount',
-    writeback: true,
+    get writeback () { return writeback },
     missDeadlineMs: 1000,
     startFsync: () => startFsync(),
     publish: async (view) => {
@@ -91,6 +95,30 @@ describe('a seal', () => {
     expect(copy.committing).toBe(true)
     await write(1, 2)
     expect(await firstBytes()).toEqual([1, 2, 0, 0, 0, 0, 0, 0])
+  })
+
+  it('is between two requests, with no fsync but the one that flushes ahead, where the kernel keeps nothing to itself', async () => {
+    writeback = false
+    const flushed = Promise.withResolvers<void>()
+    let fsyncs = 0
+    startFsync = () => {
+      fsyncs++
+      return { pid: 100, done: flushed.promise }
+    }
+    await write(0, 1)
+    const sealing = copy.seal(signal)
+    await write(1, 1)
+    await copy.fsync(100) // a program's, whatever its pid
+    await write(2, 1)
+    expect(views.at(-1)?.sealed).toBeUndefined()
+    flushed.resolve()
+    const sealed = await sealing
+    await write(3, 2)
+    expect(fsyncs).toBe(1)
+    const overlay = await openSealedOverlay(sealed.overlay, { chunkSize: PAGE_BYTES, size: sealed.size })
+    expect([...overlay.dirtyChunks()]).toEqual([0, 1, 2])
+    await overlay.close()
+    expect(await firstBytes()).toEqual([1, 1, 1, 2, 0, 0, 0, 0])
   })
 
   it('names both overlays on disk before the cut, so that a crash at the cut changes nothing', async () => {

@@ -7,6 +7,7 @@ import { ChunkFiles } from '../../../src/mirror/chunk-files.ts'
 import { ERRNO, errnoOf } from '../../../src/mirror/errno.ts'
 import { FileView, type FileViewInit } from '../../../src/mirror/file-view.ts'
 import { readFully, writeFully } from '../../../src/mirror/files.ts'
+import { withCheckedReplies } from '../../harness/checked-replies.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
 import type { CopyInode, Inode, Namespace } from '../../../src/mirror/namespace.ts'
@@ -90,7 +91,7 @@ async function start (): Promise<void> {
   copy = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, size: state.size, unborn: false, mtimeMs: 0 }
   const namespace = { inode: (ino: bigint) => ino === version.ino ? version : copy } as Namespace
   const operations = new Operations({ namespace, files, working: working(), clock, missDeadlineMs: 100, commands: new Commands({} as MirrorSource, signal) })
-  handlers = new Handlers({ operations, onInit () {} })
+  handlers = withCheckedReplies(new Handlers({ operations, onInit () {} }))
 }
 
 afterEach(async () => {
