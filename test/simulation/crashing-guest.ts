@@ -84,6 +84,7 @@ export class CrashingGuest {
       holder: 'this mount',
       missDeadlineMs: DEADLINE_MS,
       publish: async (view: FileViewInit) => { this.#worker = new FileView(view) },
+      writeback: true,
       startFsync: () => this.#startFsync()
     })
   }
