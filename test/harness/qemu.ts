@@ -37,6 +37,8 @@ export interface GuestOptions {
   initrd: string
   /** More words for the kernel command line, for instance `p2pvm.print`. */
   append?: string[]
+  /** More arguments of QEMU's own, for instance `-trace`. */
+  qemuArgs?: readonly string[]
   /** 512 unless told. */
   memoryMiB?: number
   /** From the start until QEMU has ended. */
@@ -160,7 +162,7 @@ export async function bootGuest (options: GuestOptions): Promise<GuestResult> {
 
 /** Starts a machine. The caller ends it: by letting it power off, with `kill()`, or with the signal. */
 export async function startGuest (options: GuestOptions): Promise<Guest> {
-  const { disk, cache, kernel, initrd, append = [], memoryMiB = 512, timeoutMs, signal, onConsole } = options
+  const { disk, cache, kernel, initrd, append = [], qemuArgs = [], memoryMiB = 512, timeoutMs, signal, onConsole } = options
   for (const word of append) {
     // The guest splits its command line at spaces, and knows no quotes.
     if (!/^[\x21-\x7e]+$/.test(word)) throw new GuestError('START', `not a word for a kernel command line: '${word}'`)
@@ -174,6 +176,7 @@ export async function startGuest (options: GuestOptions): Promise<Guest> {
   const startedAt = performance.now()
   const child = spawn('setpriv', [
     ...machineArgs(accel, memoryMiB),
+    ...qemuArgs,
     // QEMU takes a comma for the end of the path, two for one.
     ...['-drive', `file=${disk.replaceAll(',', ',,')},format=raw,if=virtio,cache=${cache}`],
     ...['-kernel', kernel, '-initrd', initrd],
