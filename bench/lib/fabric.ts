@@ -24,20 +24,29 @@ let rounds = 0
 /**
  * Runs `work` beside a new fabric, and stops it, also when interrupted. The files stay until the program ends: ext4 without a
  * journal does not give out the inodes of deleted files for some minutes, and searching past them would slow the next round.
+ * `unwind` ends, before that, what `work` has put on top of it: it runs once, also when `work` is still busy.
  */
-export async function withFabric (work: (workshop: Workshop) => Promise<void>): Promise<void> {
+export async function withFabric (work: (workshop: Workshop) => Promise<void>, unwind = async (): Promise<void> => {}): Promise<void> {
   rooms ??= await folderUntilExit()
   const folder = join(rooms, String(++rounds))
   let fabric: Fabric | undefined
-  const interrupted = (): void => { void Promise.resolve(fabric?.stop()).finally(() => { process.exit(130) }) }
+  const givingUp = new AbortController()
+  let stopped: Promise<void> | undefined
+  const stop = (): Promise<void> => stopped ??= unwind().finally(async () => { await fabric?.stop() })
+  // A start that is under way ends what it has started, and throws.
+  const interrupted = (): void => {
+    givingUp.abort()
+    void starting.catch(() => {}).then(stop).finally(() => { process.exit(130) })
+  }
   process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
+  const starting = startFabric({ storage: STORAGE_PEERS, compute: COMPUTE_PEERS, folder: join(folder, 'fabric'), signal: givingUp.signal })
   try {
-    fabric = await startFabric({ storage: STORAGE_PEERS, compute: COMPUTE_PEERS, folder: join(folder, 'fabric') })
+    fabric = await starting
     const [importer, reader] = fabric.compute
     await work({ fabric, importer: importer!, reader: reader!, folder })
   } finally {
+    await stop()
     process.off('SIGINT', interrupted).off('SIGTERM', interrupted)
-    await fabric?.stop()
   }
 }
 

@@ -19,14 +19,17 @@ export function loopbackBytes (): number {
   return Number(sent)
 }
 
-/** Runs this program again inside a network namespace of its own and ends with its exit code; inside, does nothing. */
-export async function enterOwnNetwork (): Promise<void> {
+/**
+ * Runs this program again inside a network namespace of its own and ends with its exit code; inside, does nothing. With `mounts`
+ * its mounts are its own, too: whatever becomes of it, none outlives its processes.
+ */
+export async function enterOwnNetwork ({ mounts = false } = {}): Promise<void> {
   if (process.env[INSIDE] !== undefined) return
   if (process.getuid?.() !== 0) {
     console.error('not root: sharing the loopback interface, whose counters others move, too')
     return
   }
-  const child = spawn('unshare', ['--net', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh', process.execPath, ...process.execArgv, ...process.argv.slice(1)], {
+  const child = spawn('unshare', ['--net', ...mounts ? ['--mount'] : [], 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh', process.execPath, ...process.execArgv, ...process.argv.slice(1)], {
     stdio: 'inherit',
     env: { ...process.env, [INSIDE]: '1' }
   })
