@@ -5,7 +5,7 @@
  * Owns nothing: all that is set up is on the stage, and undone with the disk.
  */
 import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FabricPeer } from '../../testnet/fabric.ts'
 import { p2pvm } from './fabric.ts'
@@ -33,10 +33,14 @@ export interface Maker {
   make (content: Content): Promise<Disk>
 }
 
+/** Somebody has it open as long as it is there, as a hypervisor has: a file's last close is when drivers drop what they know of it. */
 async function made (stage: Stage, set: (undo: Undo) => Promise<string>): Promise<Disk> {
   const undo = stage.begin()
   try {
-    return { path: await set(undo), close: async () => { await undo.run() } }
+    const path = await set(undo)
+    const file = await open(path)
+    undo.add(async () => { await file.close() })
+    return { path, close: async () => { await undo.run() } }
   } catch (error) {
     await undo.run()
     throw error
