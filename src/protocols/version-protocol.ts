@@ -25,6 +25,15 @@ const EXTENTS_MAX = 4096
  */
 export const IN_FLIGHT_VERSIONS_MAX = 256
 export const IN_FLIGHT_EXTENTS_MAX = 8192
+/** Blobs that get a version each in one step, all or none. */
+export const GROUP_MEMBERS_MAX = 16
+/**
+ * Of all members of a group together, so that the answer fits a body, too: 74 KB of extents, 64 KB of headers, and what is in flight, which
+ * is 28 KB at most. (A member comes upon the base that it expects: in front of it are only aborted versions that are being written.)
+ */
+export const GROUP_EXTENTS_MAX = 4096
+export const GROUP_IN_FLIGHT_VERSIONS_MAX = 128
+export const GROUP_IN_FLIGHT_EXTENTS_MAX = 1024
 /** Rows in one answer of `images` and `log`. */
 export const PAGE_ROWS_MAX = 256
 /**
@@ -41,6 +50,8 @@ const blobId = string(16, /^[a-z2-7]{16}$/)
 const version = uint()
 const size = uint()
 const requestId = string(64, /^[A-Za-z0-9_-]{8,64}$/)
+/** Those of the members are this one with `-0`, `-1` … behind it. */
+const groupRequestId = string(61, /^[A-Za-z0-9_-]{8,61}$/)
 /** Whether it is a good one is for the version manager to say, with ERR_USAGE. */
 const imageName = string(200)
 const message = string(MESSAGE_CHARACTERS_MAX)
@@ -92,6 +103,14 @@ const change = variant('kind', {
   append: record({ kind: oneOf('append'), size })
 })
 
+const memberChanges = array(record({ target, change }), GROUP_MEMBERS_MAX)
+const groupChanges: typeof memberChanges = (value, what = 'members') => {
+  const members = memberChanges(value, what)
+  const count = members.reduce((sum, { change }) => sum + (change.kind === 'write' ? change.extents.length : 1), 0)
+  if (count > GROUP_EXTENTS_MAX) throw new P2pvmError('ERR_PROTOCOL', `${what}: expected at most ${GROUP_EXTENTS_MAX} extents together`)
+  return members
+}
+
 const requests = {
   /** A blob without content, or a clone: version 0, published. */
   create: record({
@@ -105,10 +124,19 @@ const requests = {
   }),
   /** Whoever has the key may write the version's nodes; a repeated request with another one is a conflict. */
   assign: record({ op: oneOf('assign'), requestId, target, change, writerKey: bytes(PUBLIC_KEY_BYTES) }),
+  /** As many `assign`, all or none. Each member has a request id of its own, and is renewed, waited for and asked after with that. */
+  assignGroup: record({ op: oneOf('assignGroup'), requestId: groupRequestId, members: groupChanges, writerKey: bytes(PUBLIC_KEY_BYTES) }),
   /** A writer's sign of life, from assigning until `complete`. ERR_CONFLICT when it comes too late. */
   renew: record({ op: oneOf('renew'), requestId, blob: blobId, version }),
   /** Of a version that `requestId` was assigned. Durable when answered; published, too, when its turn has come. ERR_CONFLICT as `renew`. */
   complete: record({ op: oneOf('complete'), requestId, blob: blobId, version, message, bytesChanged: uint() }),
+  /** All members of what `assignGroup` assigned, in that order: all or none. ERR_CONFLICT when one of them is too late. */
+  completeGroup: record({
+    op: oneOf('completeGroup'),
+    requestId: groupRequestId,
+    message,
+    members: array(record({ blob: blobId, version, bytesChanged: uint() }), GROUP_MEMBERS_MAX)
+  }),
   /** Until it is published, at most `waitMs`. */
   wait: record({ op: oneOf('wait'), blob: blobId, version, waitMs: uint(WAIT_MS_MAX) }),
   recent: record({ op: oneOf('recent'), blob: blobId }),
@@ -121,26 +149,30 @@ const requests = {
 }
 
 const inFlight = record({ version, extents, sizeBefore: size, sizeAfter: size })
+const assigned = record({
+  blob: blobId,
+  version,
+  /** The latest published version when this one was assigned. */
+  base: publishedVersion,
+  extents,
+  sizeBefore: size,
+  sizeAfter: size,
+  /** Assigned before this one, not published then; ascending, base + 1 … version - 1. */
+  inFlight: array(inFlight, IN_FLIGHT_VERSIONS_MAX),
+  /** The fabric's signature under it that the version was assigned to the writer's key: versioning/certificates.ts. */
+  certificate: bytes(SIGNATURE_BYTES)
+})
 
 const answers = {
   create: record({ version: publishedVersion }),
-  assign: record({
-    blob: blobId,
-    version,
-    /** The latest published version when this one was assigned. */
-    base: publishedVersion,
-    extents,
-    sizeBefore: size,
-    sizeAfter: size,
-    /** Assigned before this one, not published then; ascending, base + 1 … version - 1. */
-    inFlight: array(inFlight, IN_FLIGHT_VERSIONS_MAX),
-    /** The fabric's signature under it that the version was assigned to the writer's key: versioning/certificates.ts. */
-    certificate: bytes(SIGNATURE_BYTES)
-  }),
+  assign: assigned,
+  assignGroup: record({ members: array(assigned, GROUP_MEMBERS_MAX) }),
   /** How long the lease is now. */
   renew: record({ leaseMs: uint() }),
   /** null: complete, and not published before those in front of it are. */
   complete: record({ published: nullable(publishedVersion) }),
+  /** Of each member what `complete` says of one. */
+  completeGroup: record({ published: array(nullable(publishedVersion), GROUP_MEMBERS_MAX) }),
   /** null: not yet. */
   wait: record({ published: nullable(publishedVersion) }),
   recent: record({ version: publishedVersion }),
@@ -192,12 +224,21 @@ export async function askVersions<Op extends VersionOperation> (
 
 /** Extents become rows of numbers. */
 function flatRequest (request: AnyVersionRequest): unknown {
-  if (request.op !== 'assign' || request.change.kind !== 'write') return request
-  return { ...request, change: { ...request.change, extents: flat(request.change.extents) } }
+  if (request.op === 'assign') return flatChange(request)
+  if (request.op === 'assignGroup') return { ...request, members: request.members.map(flatChange) }
+  return request
+}
+
+function flatChange<T extends { readonly change: ReturnType<typeof change> }> (one: T): unknown {
+  return one.change.kind === 'write' ? { ...one, change: { ...one.change, extents: flat(one.change.extents) } } : one
 }
 
 function flatAnswer (op: VersionOperation, answer: unknown): unknown {
-  if (op !== 'assign') return answer
-  const assignment = answer as VersionAnswer<'assign'>
+  if (op === 'assign') return flatAssigned(answer as VersionAnswer<'assign'>)
+  if (op === 'assignGroup') return { members: (answer as VersionAnswer<'assignGroup'>).members.map(flatAssigned) }
+  return answer
+}
+
+function flatAssigned (assignment: VersionAnswer<'assign'>): unknown {
   return { ...assignment, extents: flat(assignment.extents), inFlight: assignment.inFlight.map((one) => ({ ...one, extents: flat(one.extents) })) }
 }

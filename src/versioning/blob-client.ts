@@ -13,33 +13,33 @@ import type { Chunks } from '../dht/chunks.ts'
 import type { Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { CHUNK_BYTES_DEFAULT, checkChunkSize, type ChunkId, chunkIdOf, isZero } from '../protocols/cid.ts'
-import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
+import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, KeyValueStore, Log, Random } from '../protocols/seams.ts'
 import type { Signer } from '../protocols/signatures.ts'
-import { MESSAGE_CHARACTERS_MAX, RENEW_MS, type VersionRequest } from '../protocols/version-protocol.ts'
-import { type Assigned, assignmentOf } from './assignment.ts'
+import { MESSAGE_CHARACTERS_MAX, type VersionRequest } from '../protocols/version-protocol.ts'
+import type { Assigned } from './assignment.ts'
 import { FIRST_ATTEMPT } from './attempts.ts'
-import { BLOB_ID } from './blob-id.ts'
+import { checkBlobId } from './blob-id.ts'
 import { parseRef } from './blob-ref.ts'
 import {
-  type BlobId, type BlobOptions, type Blobs, type Extent, FAN_OUT_DEFAULT, type Image, type Outcome, type Part, type PublishRequest, type Target,
+  type BlobId, type BlobOptions, type Blobs, type Extent, FAN_OUT_DEFAULT, type GroupRequest, type Image, type Outcome, type Part, type PublishRequest, type Target,
   type Version, type VersionId, type WriteOptions
 } from './blobs.ts'
 import { ChunkedWrite } from './chunked-write.ts'
-import { extentsOfChunks } from './extents.ts'
+import { GroupPublication } from './group-publication.ts'
 import { checkImageName } from './image-name.ts'
 import { LruCache } from './lru-cache.ts'
 import { NodeStore, type NodeStoreInit, type TreeSource } from './node-store.ts'
 import { decodeHeader, type Header } from './publication-codec.ts'
 import { PublicationRecords } from './publication-records.ts'
+import { checkRequestId, newRequestId } from './request-id.ts'
 import { SeenVersions } from './seen-versions.ts'
 import { type StoredChunk, storedChunks } from './stored-chunks.ts'
 import { bytesOf, type Placed, placeStream } from './streamed-write.ts'
-import { untilAvailable } from '../protocols/retry.ts'
-import { BLOB_BYTES_MAX, checkFanOut, namesWrittenBy } from './tree-names.ts'
+import { checkFanOut, namesWrittenBy } from './tree-names.ts'
 import { readChunkIds } from './tree-reader.ts'
-import { writeTree } from './tree-writer.ts'
 import type { VersionClient } from './version-client.ts'
+import { changeOf, type Ending, VersionWriter } from './version-writer.ts'
 
 export interface BlobClientComponents {
   readonly chunks: Chunks
@@ -60,18 +60,14 @@ export interface BlobClientComponents {
 const CHUNKS_AT_ONCE = 8
 /** Some 100 bytes each. */
 const CHUNK_SIZES_CACHED_MAX = 4096
-/** Once a version is assigned others wait for it: storage peers that do not answer are asked again for as long. */
-const TREE_DEADLINE_MS = 30_000
-const REQUEST_ID_BYTES = 16
-const REQUEST_ID = /^[A-Za-z0-9_-]{8,64}$/
-
-type Ending = Pick<VersionRequest<'complete'>, 'requestId' | 'message' | 'bytesChanged'>
 
 export class BlobClient implements Blobs {
   readonly #components: BlobClientComponents
   readonly #nodes: NodeStore
   readonly #publications: PublicationRecords
   readonly #seen: SeenVersions
+  readonly #writer: VersionWriter
+  readonly #groups: GroupPublication
   readonly #chunkSizes = new LruCache<number>(CHUNK_SIZES_CACHED_MAX) // by blob
 
   constructor (components: BlobClientComponents, init: NodeStoreInit = {}) {
@@ -79,6 +75,14 @@ export class BlobClient implements Blobs {
     this.#nodes = new NodeStore(components, init)
     this.#publications = new PublicationRecords(components)
     this.#seen = new SeenVersions({ ...components, publications: this.#publications, store: components.seen })
+    this.#writer = new VersionWriter({
+      ...components,
+      shown: async (header, signal) => await this.#shown(header, signal),
+      sourceOf: async (version, signal) => await this.#sourceOf(version, signal)
+    })
+    this.#groups = new GroupPublication({
+      ...components, writer: this.#writer, chunkSizeAt: async (target, signal) => await this.#chunkSizeAt(target, signal)
+    })
   }
 
   async create (
@@ -99,9 +103,9 @@ export class BlobClient implements Blobs {
     const placed = Symbol.asyncIterator in parts
       ? await this.#placeStream(parts, chunkSize, options.signal)
       : await this.#place(new ChunkedWrite(parts, chunkSize), parts, options.signal)
-    const assigned = await this.#assign(ending.requestId, targetOf(blob, options),
+    const assigned = await this.#writer.assign(ending.requestId, targetOf(blob, options),
       { kind: 'write', extents: [...placed.extents], size: placed.end }, options.signal)
-    return await this.#whileRenewing(assigned, ending, options.signal, async (signal) => await this.#finish(placed, assigned, ending, signal))
+    return await this.#writer.whileRenewing([{ requestId: ending.requestId, assigned }], options.signal, async (signal) => await this.#finish(placed, assigned, ending, signal))
   }
 
   async append (blob: BlobId, bytes: Uint8Array | AsyncIterable<Uint8Array>, options: WriteOptions = {}): Promise<Version> {
@@ -121,8 +125,8 @@ export class BlobClient implements Blobs {
       const now = await this.recent(blob, options)
       if (now.size !== placed.at) placed = await placeAt(now.size, again(placed), signal)
     }
-    const assigned = await this.#assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: placed.bytesChanged }, signal)
-    return await this.#whileRenewing(assigned, ending, signal, async (signal) => {
+    const assigned = await this.#writer.assign(ending.requestId, targetOf(blob, options), { kind: 'append', size: placed.bytesChanged }, signal)
+    return await this.#writer.whileRenewing([{ requestId: ending.requestId, assigned }], signal, async (signal) => {
       const { sizeBefore } = assigned.assignment
       if (sizeBefore !== placed.at) placed = await placeAt(sizeBefore, again(placed), signal)
       return await this.#finish(placed, assigned, ending, signal)
@@ -211,12 +215,10 @@ export class BlobClient implements Blobs {
   }
 
   async publish (request: PublishRequest, { signal }: BlobOptions = {}): Promise<Version> {
-    const { target, chunks, size = 0 } = request
+    const { target, chunks } = request
     const ending = this.#endingOf(request)
-    if (!Number.isSafeInteger(size) || size < 0 || size > BLOB_BYTES_MAX) throw new P2pvmError('ERR_USAGE', `size of a blob: ${size}`)
-    const extents = extentsOfChunks(chunks.keys(), await this.#chunkSizeAt(target, signal))
-    const assigned = await this.#assign(ending.requestId, target, { kind: 'write', extents, size }, signal)
-    return await this.#whileRenewing(assigned, ending, signal, async (signal) => await this.#complete(assigned, chunks, ending, signal))
+    const assigned = await this.#writer.assign(ending.requestId, target, changeOf(request, await this.#chunkSizeAt(target, signal)), signal)
+    return await this.#writer.whileRenewing([{ requestId: ending.requestId, assigned }], signal, async (signal) => await this.#writer.complete(assigned, chunks, ending, signal))
   }
 
   async outcome (requestId: string, { signal }: BlobOptions = {}): Promise<Outcome> {
@@ -227,22 +229,25 @@ export class BlobClient implements Blobs {
     return version.attempt === FIRST_ATTEMPT ? version : 'aborted'
   }
 
+  async publishGroup (request: GroupRequest, { signal }: BlobOptions = {}): Promise<Version[]> {
+    const { message } = this.#endingOf(request)
+    return await this.#groups.publish({ ...request, message }, signal)
+  }
+
+  async groupOutcome (request: Parameters<Blobs['groupOutcome']>[0], { signal }: BlobOptions = {}): Promise<Version[] | 'aborted' | undefined> {
+    return await this.#groups.outcome(request, signal)
+  }
+
   /** What was seen is on disk when it returns. */
   async stop (): Promise<void> {
     await this.#seen.flush()
   }
 
   async #create (of: VersionRequest<'create'>['of'], name: string | undefined, signal: AbortSignal | undefined): Promise<Version> {
-    const requestId = this.#newRequestId()
+    const requestId = newRequestId(this.#components.random)
     const { version } = await this.#components.versions.ask(
       { op: 'create', requestId, of, ...name === undefined ? {} : { name: checkImageName(name) } }, { signal })
     return await this.#shown(decodeHeader(version), signal)
-  }
-
-  async #assign (requestId: string, target: Target, change: VersionRequest<'assign'>['change'], signal: AbortSignal | undefined): Promise<Assigned> {
-    const { versions, signer } = this.#components
-    const answer = await versions.ask({ op: 'assign', requestId, target: wireTarget(target), change, writerKey: signer.publicKey }, { signal })
-    return assignmentOf(answer, signer)
   }
 
   /** Puts all of a write's chunks that need nothing of the blob. */
@@ -282,53 +287,7 @@ export class BlobClient implements Blobs {
     })
     const chunks = new Map(whole)
     for (const [at, index] of indices.entries()) chunks.set(index, ids[at]!)
-    return await this.#complete(assigned, chunks, { ...ending, bytesChanged }, signal)
-  }
-
-  async #complete (
-    { assignment, base: header, credentials }: Assigned, chunks: ReadonlyMap<number, ChunkId | null>, ending: Ending, signal: AbortSignal | undefined
-  ): Promise<Version> {
-    const { versions } = this.#components
-    const { blob, version, base } = assignment
-    const checked = this.#shown(header, signal)
-    checked.catch(() => {}) // awaited below
-    await untilAvailable(
-      async (signal) => { await writeTree({ assignment, chunks, credentials }, await this.#sourceOf(base, signal), { signal }) },
-      { deadlineMs: TREE_DEADLINE_MS, signal }, this.#components)
-    await checked
-    const { published } = await versions.ask({ op: 'complete', blob, version, ...ending }, { signal })
-    return await this.#shown(published === null ? await versions.waitPublished({ blob, version }, { signal }) : decodeHeader(published), signal)
-  }
-
-  /** Lets the version manager hear of the writer while `work` is under way. ERR_CONFLICT when it has not, and took him for dead. */
-  async #whileRenewing<T> (
-    { assignment: { blob, version } }: Assigned, { requestId }: Ending, signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>
-  ): Promise<T> {
-    const { clock, versions } = this.#components
-    const [over, fenced] = [new AbortController(), new AbortController()]
-    let refusal: unknown
-    const renewing = (async () => {
-      for (;;) {
-        await clock.sleep(RENEW_MS, over.signal)
-        try {
-          await versions.ask({ op: 'renew', requestId, blob, version }, { signal: over.signal })
-        } catch (error) {
-          // Whatever else it is: the next one may come through, and `complete` has the last word.
-          if (errorCodeOf(error) !== 'ERR_CONFLICT') continue
-          refusal = error
-          fenced.abort(error)
-          return
-        }
-      }
-    })().catch(() => {}) // over
-    try {
-      return await work(signal === undefined ? fenced.signal : AbortSignal.any([signal, fenced.signal]))
-    } catch (error) {
-      throw refusal ?? error
-    } finally {
-      over.abort()
-      await renewing
-    }
+    return await this.#writer.complete(assigned, chunks, { ...ending, bytesChanged }, signal)
   }
 
   async #upload (bytes: Uint8Array, signal: AbortSignal | undefined): Promise<ChunkId | null> {
@@ -368,7 +327,7 @@ export class BlobClient implements Blobs {
   }
 
   #endingOf (
-    { requestId = this.#newRequestId(), message = '', bytesChanged = 0 }: { requestId?: string, message?: string | undefined, bytesChanged?: number }
+    { requestId = newRequestId(this.#components.random), message = '', bytesChanged = 0 }: { requestId?: string, message?: string | undefined, bytesChanged?: number }
   ): Ending {
     if (message.length > MESSAGE_CHARACTERS_MAX) {
       throw new P2pvmError('ERR_USAGE', `a message has at most ${MESSAGE_CHARACTERS_MAX} characters, not ${message.length}`)
@@ -376,9 +335,6 @@ export class BlobClient implements Blobs {
     return { requestId: checkRequestId(requestId), message, bytesChanged }
   }
 
-  #newRequestId (): string {
-    return Buffer.from(this.#components.random.bytes(REQUEST_ID_BYTES)).toString('hex')
-  }
 }
 
 /** One after the other, from `at` on. */
@@ -392,26 +348,4 @@ async function * partsFrom (at: number, source: AsyncIterable<Uint8Array> | Iter
 
 function targetOf (blob: BlobId, { expectedBase }: WriteOptions): Target {
   return { kind: 'blob', blob, ...expectedBase === undefined ? {} : { expectedBase } }
-}
-
-/** The target as the protocol has it; what the version manager would refuse anyhow is refused here, with a better word. */
-function wireTarget (target: Target): VersionRequest<'assign'>['target'] {
-  if (target.kind === 'blob') {
-    checkBlobId(target.blob)
-    return target
-  }
-  if (target.name !== undefined) checkImageName(target.name)
-  if (target.kind === 'new') return { ...target, chunkSize: checkChunkSize(target.chunkSize), fanOut: checkFanOut(target.fanOut ?? FAN_OUT_DEFAULT) }
-  checkBlobId(target.source.blob)
-  return { ...target, source: { blob: target.source.blob, version: target.source.version } }
-}
-
-function checkBlobId (blob: BlobId): BlobId {
-  if (!BLOB_ID.test(blob)) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${JSON.stringify(blob)}`)
-  return blob
-}
-
-function checkRequestId (requestId: string): string {
-  if (!REQUEST_ID.test(requestId)) throw new P2pvmError('ERR_USAGE', `a request id is 8 to 64 of A-Z a-z 0-9 _ -, not ${JSON.stringify(requestId)}`)
-  return requestId
 }

@@ -11,7 +11,7 @@ import assert from 'node:assert/strict'
 import { P2pvmError } from '../protocols/errors.ts'
 import { IN_FLIGHT_EXTENTS_MAX, IN_FLIGHT_VERSIONS_MAX, LEASE_MS, type VersionRequest } from '../protocols/version-protocol.ts'
 import { ABORTED_ATTEMPT, type Exception, EXCEPTIONS_MAX } from './attempts.ts'
-import type { BlobId, Version, VersionId } from './blobs.ts'
+import type { BlobId, Version } from './blobs.ts'
 import type { Header, Publication } from './publication-codec.ts'
 import { BLOB_BYTES_MAX, chunkCount, type Geometry } from './tree-names.ts'
 import type { Aborted, Assigned, Completion, StoredHistory } from './version-store.ts'
@@ -29,6 +29,11 @@ interface OpenVersion {
 }
 
 export type Change = VersionRequest<'assign'>['change']
+
+export interface PlannedVersion {
+  readonly version: number
+  readonly assigned: Assigned
+}
 
 export class BlobHistory {
   readonly blob: BlobId
@@ -101,17 +106,21 @@ export class BlobHistory {
     return this.#open.get(version)?.assigned
   }
 
+  /** How much a version that is assigned now finds in flight. */
+  get inFlight (): { readonly versions: number, readonly extents: number } {
+    return { versions: this.#open.size, extents: this.#openExtents }
+  }
+
   /**
-   * The next version number. ERR_CONFLICT when what `expectedBase` says is not what the write would come upon: another writer was
+   * What a write is assigned, if it is now: the next version number. Nothing changes before `assign`. ERR_CONFLICT when what `expectedBase` says is not what the write would come upon: another writer was
    * faster, published or not, and is not aborted. ERR_USAGE for extents beyond the size, ERR_UNAVAILABLE when too much is in flight,
    * ERR_NOT_ALLOWED when too many writers of the blob have died.
    */
-  assign (
-    change: Change,
-    { expectedBase, nowMs, ...writer }: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'> & { expectedBase?: number | undefined, nowMs: number }
-  ): VersionId & { assigned: Assigned } {
+  plan (
+    change: Change, { requestId, writer, writerKey }: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'>, expectedBase?: number
+  ): PlannedVersion {
     const sizeBefore = this.#sizeOfLast()
-    const assigned = { ...writer, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
+    const assigned = { requestId, writer, writerKey, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
     if (expectedBase !== undefined && !this.#comesUpon(expectedBase, change, assigned)) throw this.#movedOn(expectedBase)
     const exceptions = this.#inherited.length + this.#aborted.size
     if (exceptions >= EXCEPTIONS_MAX) throw tooManyExceptions(this.blob)
@@ -123,9 +132,13 @@ export class BlobHistory {
     ) {
       throw new P2pvmError('ERR_UNAVAILABLE', `too many writes to ${this.blob} are in flight`, { blob: this.blob })
     }
-    const version = this.lastAssigned + 1
+    return { version: this.lastAssigned + 1, assigned }
+  }
+
+  /** What was planned, and nothing has changed since. */
+  assign ({ version, assigned }: PlannedVersion, nowMs: number): void {
+    assert.equal(version, this.lastAssigned + 1, 'version numbers have no gaps')
     this.#add(version, assigned, nowMs)
-    return { blob: this.blob, version, assigned }
   }
 
   /** Version 0 of a new blob: complete from the beginning. */

@@ -4,6 +4,8 @@
  */
 import type { ChunkId } from '../protocols/cid.ts'
 
+export { GROUP_MEMBERS_MAX } from '../protocols/version-protocol.ts'
+
 /** Short and printable: 16 characters of lower-case base32 (RFC 4648, no padding), 80 random bits. */
 export type BlobId = string
 
@@ -71,6 +73,18 @@ export interface PublishRequest {
   readonly message?: string
 }
 
+/** Target, chunks, size and bytesChanged. A target that is a blob must say which base is expected. */
+export type GroupMember = Omit<PublishRequest, 'requestId' | 'message'>
+
+export interface GroupRequest {
+  /** As in PublishRequest, of at most 61 characters: that of member i is `${requestId}-${i}`, and `outcome` knows that one, too. */
+  readonly requestId: string
+  /** 1 to GROUP_MEMBERS_MAX; no blob, and no new name, comes twice. */
+  readonly members: readonly GroupMember[]
+  /** Of all members. */
+  readonly message?: string
+}
+
 export interface BlobOptions {
   readonly signal?: AbortSignal | undefined
 }
@@ -123,6 +137,14 @@ export interface Blobs {
   publish (request: PublishRequest, options?: BlobOptions): Promise<Version>
   /** undefined when it was never assigned. Waits while it is in flight. */
   outcome (requestId: string, options?: BlobOptions): Promise<Outcome>
+  /**
+   * A version of each member's target, all or none: they are decided in one step, and then published each for itself, so that readers may
+   * see one of them a moment before the other. In the order of the members. Errors as `publish`; what stands against one member stands
+   * against the group, and the error's fields have its place, `member`, and its blob or name. ERR_USAGE for members that make no group.
+   */
+  publishGroup (request: GroupRequest, options?: BlobOptions): Promise<Version[]>
+  /** As `outcome`, of a group of `count` members: of all the same. */
+  groupOutcome (request: Pick<GroupRequest, 'requestId'> & { readonly count: number }, options?: BlobOptions): Promise<Version[] | 'aborted' | undefined>
 }
 
 export const FAN_OUT_DEFAULT = 64

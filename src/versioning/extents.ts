@@ -40,8 +40,8 @@ function joinClosest (runs: ReadonlyArray<{ offset: number, end: number }>, coun
 }
 
 /** The extents of whole chunks, given by their indices in any order. */
-export function extentsOfChunks (indices: Iterable<number>, chunkSize: number): Extent[] {
-  return coalesce(Array.from(indices, (index) => ({ offset: index * chunkSize, size: chunkSize })))
+export function extentsOfChunks (indices: Iterable<number>, chunkSize: number, countMax: number = EXTENTS_MAX): Extent[] {
+  return coalesce(Array.from(indices, (index) => ({ offset: index * chunkSize, size: chunkSize })), countMax)
 }
 
 export function sameExtents (a: readonly Extent[], b: readonly Extent[]): boolean {

@@ -12,9 +12,9 @@ import type { BlobId, VersionId } from './blobs.ts'
 import { NodeStore } from './node-store.ts'
 import { type Header, type Publication, sealPublication } from './publication-codec.ts'
 import { skipOf } from './skip-chain.ts'
+import type { Tracked } from './tracked-histories.ts'
 import { versionName } from './tree-names.ts'
 import { putAborted, putComplete, putPublished, type VersionStore } from './version-store.ts'
-import type { WriteQueue } from './write-queue.ts'
 
 export interface PublisherComponents {
   readonly records: Records
@@ -31,16 +31,6 @@ export interface PublisherInit {
   readonly signal: AbortSignal
   /** A publication failed, or an aborted version's turn has come: there is something to do that perhaps nobody waits for. */
   readonly onDue: (blob: BlobId) => void
-}
-
-/** A history in use: its rules, its writes, what is under way. */
-export interface Tracked {
-  readonly history: BlobHistory
-  readonly writes: WriteQueue
-  publishing: Promise<void> | undefined
-  writingAborted: Promise<void> | undefined
-  /** The last time that writers were fenced: durable when it resolves. */
-  fencing: Promise<void>
 }
 
 /** Publication records in one put, each of RECORD_BYTES_MAX at most: two megabytes, which the record protocol sends in pieces. */

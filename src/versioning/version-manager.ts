@@ -2,7 +2,7 @@
  * The version manager: hands out version numbers, publishes versions in order, keeps the names of images. (BlobSeer's; the one
  * service of the fabric that is not replicated. `blob@version` is read without it.)
  *
- * State it owns: all keys of `version-store.ts`, and in memory the ends of those histories that are in use (`blob-history.ts`).
+ * State it owns: all keys of `version-store.ts`, and what is under way. The ends of those histories that are in use are in `tracked-histories.ts`.
  * Every answer is durable before it is given; every request that changes something has an id, kept in the same atomic write as
  * what it changed, so that a repeated one, also after a crash, gets the same answer and changes nothing.
  *
@@ -16,24 +16,30 @@ import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, KeyValueStore, Log, Random } from '../protocols/seams.ts'
 import type { Signer } from '../protocols/signatures.ts'
 import type { PeerId, RequestContext } from '../protocols/transport.ts'
-import { LEASE_MS, PAGE_ROWS_MAX, type VersionAnswer, type VersionRequest, type VersionService } from '../protocols/version-protocol.ts'
+import {
+  GROUP_IN_FLIGHT_EXTENTS_MAX, GROUP_IN_FLIGHT_VERSIONS_MAX, LEASE_MS, PAGE_ROWS_MAX, type VersionAnswer, type VersionRequest, type VersionService
+} from '../protocols/version-protocol.ts'
 import type { Records } from '../dht/records.ts'
 import { mapAtMost } from '../dht/semaphore.ts'
 import { AnswerPage } from './answer-page.ts'
 import { FIRST_ATTEMPT } from './attempts.ts'
-import { BLOB_ID_PREFIX, randomBlobId } from './blob-id.ts'
+import { randomBlobId } from './blob-id.ts'
 import { BlobHistory, type Change } from './blob-history.ts'
 import type { BlobId, VersionId } from './blobs.ts'
 import { certify } from './certificates.ts'
 import { sameExtents } from './extents.ts'
+import { checkMemberCount, checkMembers, ofMember } from './group-members.ts'
 import { checkImageName } from './image-name.ts'
-import type { Header } from './publication-codec.ts'
-import { Publisher, type Tracked } from './publisher.ts'
+import { NameRegistry } from './name-registry.ts'
+import { Publisher } from './publisher.ts'
+import { memberRequestId } from './request-id.ts'
+import { type Tracked, TrackedHistories } from './tracked-histories.ts'
 import { Upkeep } from './upkeep.ts'
+import { anothersRequest, assignedOtherwise, noSuchVersion, oneOfGroup, usedOtherwise, writerFenced } from './version-errors.ts'
 import {
   type Assigned, type Completion, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
 } from './version-store.ts'
-import { WriteQueue } from './write-queue.ts'
+import { type WritePart, WriteQueue } from './write-queue.ts'
 
 export interface VersionManagerComponents {
   readonly store: KeyValueStore
@@ -45,13 +51,28 @@ export interface VersionManagerComponents {
   readonly signer: Signer
 }
 
-/** Ends of histories in memory, some 500 bytes each; those of blobs that are being written stay beyond that. */
-const HISTORIES_MAX = 4096
 /** Blobs whose publication is made up for at once after a start: a storage peer that hangs must not hold up all of them. */
 const RECOVER_AT_ONCE = 16
-/** Candidates that are named when a prefix is ambiguous. */
-const CANDIDATES_MAX = 10
+
 type Origin = { readonly kind: 'new', readonly chunkSize: number, readonly fanOut: number } | { readonly kind: 'clone', readonly source: VersionId }
+
+type Assigning = Pick<VersionRequest<'assign'>, 'requestId' | 'target' | 'change' | 'writerKey'> & { readonly writer: PeerId }
+
+/** What a request will be given: nothing stands against it, and nothing is changed yet. */
+interface Plan {
+  readonly id: VersionId
+  readonly operations: readonly Operation[]
+  /** How much there will be in front of it. */
+  readonly inFlight: BlobHistory['inFlight']
+  /** Changes what is in memory. Nothing may have come between; the operations must be written now. */
+  readonly enter: () => Tracked
+}
+
+/** A version of a history in use. */
+interface TrackedVersion {
+  readonly tracked: Tracked
+  readonly version: number
+}
 
 export class VersionManager implements VersionService {
   readonly #store: VersionStore
@@ -61,8 +82,9 @@ export class VersionManager implements VersionService {
   readonly #signer: Signer
   readonly #publisher: Publisher
   readonly #upkeep: Upkeep
-  readonly #tracked = new Map<BlobId, Tracked>() // the least recently used first
-  readonly #underWay = new Map<string, Promise<unknown>>() // by request id
+  readonly #histories: TrackedHistories
+  readonly #names: NameRegistry
+  readonly #underWay = new Map<string, { readonly op: string, readonly answer: Promise<unknown> }>() // by request id
 
   constructor ({ store, records, clock, random, log, signer }: VersionManagerComponents) {
     this.#store = new VersionStore(store)
@@ -71,6 +93,11 @@ export class VersionManager implements VersionService {
     this.#log = log
     this.#signer = signer
     this.#upkeep = new Upkeep({ clock, random, log }, async (blob) => await this.#bringForward(blob))
+    this.#histories = new TrackedHistories({ store: this.#store, clock, log }, {
+      onOpen: (blob) => { this.#upkeep.watch(blob) },
+      onFailure: (blob) => { this.#upkeep.hurry(blob) }
+    })
+    this.#names = new NameRegistry({ store: this.#store, histories: this.#histories })
     this.#publisher = new Publisher({ store: this.#store, records, clock, log, signer }, {
       signal: this.#upkeep.signal,
       onDue: (blob) => { this.#upkeep.hurry(blob) }
@@ -84,7 +111,7 @@ export class VersionManager implements VersionService {
   async recover (): Promise<void> {
     await mapAtMost(RECOVER_AT_ONCE, this.#store.blobsWithOpenVersions(), async (blob) => {
       try {
-        await this.#publisher.advance(this.#track(blob))
+        await this.#publisher.advance(this.#histories.get(blob))
       } catch (error) {
         this.#log.warn('cannot publish yet what was complete before the restart', { blob, error })
       }
@@ -97,22 +124,21 @@ export class VersionManager implements VersionService {
   }
 
   async create (request: VersionRequest<'create'>, { peer }: RequestContext): Promise<VersionAnswer<'create'>> {
-    return await this.#once(request.requestId, async () => {
-      const id = this.#known(request.requestId, 'create') ??
-        await this.#begin(request.of, { requestId: request.requestId, writer: peer, writerKey: this.#signer.publicKey }, { op: 'create', name: request.name })
-      await this.#publisher.publish(this.#track(id.blob), id.version)
-      return { version: this.#published(id).signed }
+    return await this.#once('create', [request.requestId], async () => {
+      const id = this.#known(request.requestId, 'create') ?? await this.#createNew(request, peer)
+      await this.#publisher.publish(this.#histories.get(id.blob), id.version)
+      return { version: this.#histories.published(id).signed }
     })
   }
 
   async assign (request: VersionRequest<'assign'>, { peer }: RequestContext): Promise<VersionAnswer<'assign'>> {
-    return await this.#once(request.requestId, async () => {
+    return await this.#once('assign', [request.requestId], async () => {
       const known = this.#known(request.requestId, 'assign')
-      const id = known ?? await this.#assignNew(request, peer)
-      const tracked = this.#track(id.blob)
+      const id = known ?? await this.#assignNew({ ...request, writer: peer })
+      const tracked = this.#histories.get(id.blob)
       if (known !== undefined) {
-        checkSameRequest(request, this.#assigned(tracked, id.version))
-        await this.#heard(tracked, id.version)
+        checkSameRequest(request, this.#histories.assigned(tracked, id.version))
+        await this.#heard({ tracked, version: id.version })
       }
       // A new blob's version 0 is the base of its version 1: published before anybody is told.
       await this.#publisher.publish(tracked, 0)
@@ -120,28 +146,67 @@ export class VersionManager implements VersionService {
     })
   }
 
+  async assignGroup ({ requestId, members, writerKey }: VersionRequest<'assignGroup'>, { peer }: RequestContext): Promise<VersionAnswer<'assignGroup'>> {
+    checkMembers(members.map(({ target }) => target))
+    const requests = members.map((member, at) => ({ ...member, requestId: memberRequestId(requestId, at), writerKey, writer: peer }))
+    return await this.#once('assignGroup', [requestId, ...requests.map((request) => request.requestId)], async () => {
+      const known = this.#knownGroup(requestId, members.length)
+      const group = (known ?? await this.#assignGroup(requests)).map(({ blob, version }) => ({ tracked: this.#histories.get(blob), version }))
+      if (known !== undefined) {
+        for (const [at, { tracked, version }] of group.entries()) checkSameRequest(requests[at]!, this.#histories.assigned(tracked, version))
+        await this.#heard(...group)
+      }
+      await Promise.all(group.map(async ({ tracked }) => { await this.#publisher.publish(tracked, 0) }))
+      return { members: group.map(({ tracked, version }) => this.#assignment(tracked, version)) }
+    })
+  }
+
   async renew ({ blob, version, requestId }: VersionRequest<'renew'>): Promise<VersionAnswer<'renew'>> {
-    const tracked = this.#track(blob)
+    const tracked = this.#histories.get(blob)
     this.#checkAssignedTo(requestId, tracked, version)
-    await this.#heard(tracked, version)
+    await this.#heard({ tracked, version })
     return { leaseMs: LEASE_MS }
   }
 
   async complete (request: VersionRequest<'complete'>, _context: RequestContext): Promise<VersionAnswer<'complete'>> {
     const { blob, version } = request
-    const tracked = this.#track(blob)
+    const tracked = this.#histories.get(blob)
     const { history, writes } = tracked
     this.#checkAssignedTo(request.requestId, tracked, version)
-    await this.#heard(tracked, version)
+    const members = this.#store.request(request.requestId)?.members
+    if (members !== undefined) throw oneOfGroup(blob, version, members)
+    await this.#heard({ tracked, version })
     await history.complete(version,
       () => this.#completionOf(request),
       async (completion) => { await writes.write([putComplete(request, completion)]) })
     await this.#publisher.publish(tracked, version)
-    return { published: history.isPublished(version) ? this.#published({ blob, version }).signed : null }
+    return { published: this.#publishedIfSo({ tracked, version }) }
+  }
+
+  async completeGroup ({ requestId, message, members }: VersionRequest<'completeGroup'>): Promise<VersionAnswer<'completeGroup'>> {
+    const group = members.map(({ blob, version }) => ({ tracked: this.#histories.get(blob), version }))
+    for (const [at, { tracked, version }] of group.entries()) this.#checkAssignedTo(memberRequestId(requestId, at), tracked, version)
+    if (this.#knownGroup(requestId, members.length) === undefined) throw usedOtherwise(requestId)
+    await this.#heard(...group)
+    // From here to the joint write nothing is waited for: none can be taken for dead, or completed, apart from the others.
+    const parts: WritePart[] = []
+    const written = Promise.withResolvers<void>()
+    const completing = group.map(async ({ tracked: { history, writes }, version }, at) => {
+      await history.complete(version,
+        () => this.#completionOf({ ...members[at]!, message }),
+        async (completion) => {
+          parts.push({ queue: writes, operations: [putComplete(members[at]!, completion)] })
+          await written.promise
+        })
+    })
+    WriteQueue.writeJointly(parts).then(written.resolve, written.reject)
+    await Promise.all(completing)
+    await Promise.all(group.map(async ({ tracked, version }) => { await this.#publisher.publish(tracked, version) }))
+    return { published: group.map((one) => this.#publishedIfSo(one)) }
   }
 
   async wait ({ blob, version, waitMs }: VersionRequest<'wait'>, { signal }: RequestContext): Promise<VersionAnswer<'wait'>> {
-    const tracked = this.#track(blob)
+    const tracked = this.#histories.get(blob)
     const { history } = tracked
     if (version > history.lastAssigned) throw noSuchVersion(blob, version)
     const deadline = this.#clock.deadline(waitMs, signal)
@@ -151,7 +216,7 @@ export class VersionManager implements VersionService {
         if (history.isPending) await untilAborted(this.#publisher.advance(tracked), deadline.signal)
         else await untilAborted(history.nextChange(), deadline.signal)
       }
-      return { published: this.#published({ blob, version }).signed }
+      return { published: this.#histories.published({ blob, version }).signed }
     } catch (error) {
       if (deadline.signal.aborted && !signal.aborted) return { published: null }
       throw error
@@ -161,26 +226,26 @@ export class VersionManager implements VersionService {
   }
 
   async recent ({ blob }: VersionRequest<'recent'>): Promise<VersionAnswer<'recent'>> {
-    return { version: this.#latest(blob).signed }
+    return { version: this.#histories.latest(blob).signed }
   }
 
   async resolve ({ ref, version }: VersionRequest<'resolve'>): Promise<VersionAnswer<'resolve'>> {
-    const latest = this.#latest(this.#blobOf(ref))
+    const latest = this.#histories.latest(this.#names.blobOf(ref))
     if (version === undefined) return { version: latest.signed }
-    return { version: this.#published({ blob: latest.version.blob, version }).signed }
+    return { version: this.#histories.published({ blob: latest.version.blob, version }).signed }
   }
 
   async images ({ after }: VersionRequest<'images'>): Promise<VersionAnswer<'images'>> {
     const page = new AnswerPage<VersionAnswer<'images'>['images'][number]>()
     for (const { name, shows } of this.#store.namesAfter(after)) {
-      const latest = this.#shown(shows)?.signed
+      const latest = this.#names.shown(shows)?.signed
       if (latest !== undefined && !page.add({ name, latest }, latest)) break
     }
     return { images: page.rows }
   }
 
   async log ({ blob, from }: VersionRequest<'log'>): Promise<VersionAnswer<'log'>> {
-    const { version: { version: latest } } = this.#latest(blob)
+    const { version: { version: latest } } = this.#histories.latest(blob)
     const page = new AnswerPage<Uint8Array>()
     // Of one that is being published there is a header before it shows.
     for (const signed of this.#store.publishedFrom(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest + 1 - from)))) {
@@ -190,22 +255,25 @@ export class VersionManager implements VersionService {
   }
 
   async outcome ({ requestId }: VersionRequest<'outcome'>): Promise<VersionAnswer<'outcome'>> {
-    await this.#underWay.get(requestId)?.catch(() => {}) // what is not durable yet is no outcome
+    await this.#underWay.get(requestId)?.answer.catch(() => {}) // what is not durable yet is no outcome
     const entry = this.#store.request(requestId)
     if (entry === undefined) return { assigned: null }
     const { blob, version } = entry
-    const { history, fencing } = this.#track(blob)
+    const { history, fencing } = this.#histories.get(blob)
     const aborted = history.isFenced(version)
     if (aborted) await fencing
     return { assigned: { blob, version, complete: history.isComplete(version), aborted } }
   }
 
-  /** Concurrent repeats of a request share one answer; later ones find what was stored. */
-  async #once<T> (requestId: string, work: () => Promise<T>): Promise<T> {
-    const underWay = this.#underWay.get(requestId)
-    if (underWay !== undefined) return await (underWay as Promise<T>)
-    const answer = work().finally(() => { this.#underWay.delete(requestId) })
-    this.#underWay.set(requestId, answer)
+  /** Concurrent repeats of a request share one answer; later ones find what was stored. A group's members are requests of their own. */
+  async #once<T> (op: string, requestIds: readonly string[], work: () => Promise<T>): Promise<T> {
+    for (const requestId of requestIds) {
+      const underWay = this.#underWay.get(requestId)
+      if (underWay !== undefined && underWay.op !== op) throw usedOtherwise(requestId)
+      if (underWay !== undefined) return await (underWay.answer as Promise<T>)
+    }
+    const answer = work().finally(() => { for (const requestId of requestIds) this.#underWay.delete(requestId) })
+    for (const requestId of requestIds) this.#underWay.set(requestId, { op, answer })
     return await answer
   }
 
@@ -215,28 +283,77 @@ export class VersionManager implements VersionService {
     return entry
   }
 
-  async #assignNew ({ requestId, target, change, writerKey }: VersionRequest<'assign'>, writer: PeerId): Promise<VersionId> {
-    if (target.kind !== 'blob') return await this.#begin(target, { requestId, writer, writerKey }, { op: 'assign', name: target.name, change })
-    this.#latest(target.blob) // ERR_NOT_FOUND
-    const { history, writes } = this.#track(target.blob)
-    const nowMs = this.#clock.monotonic()
-    const { blob, version, assigned } = history.assign(change, { requestId, writer, writerKey, expectedBase: target.expectedBase, nowMs })
-    this.#upkeep.watch(blob)
-    await writes.write([...putAssigned({ blob, version }, assigned), putRequest(requestId, { blob, version, op: 'assign' })])
-    return { blob, version }
+  /** What the members were assigned, in one write: all are known or none is. ERR_USAGE when that was not a group of so many. */
+  #knownGroup (requestId: string, count: number): VersionId[] | undefined {
+    checkMemberCount(count)
+    const entries = Array.from({ length: count }, (_, at) => this.#store.request(memberRequestId(requestId, at)))
+    const known = entries.filter((entry) => entry !== undefined)
+    if (known.length === 0) return undefined
+    if (known.length < count || known.some(({ members }) => members !== count)) throw usedOtherwise(requestId)
+    return known
+  }
+
+  async #createNew ({ requestId, of, name }: VersionRequest<'create'>, writer: PeerId): Promise<VersionId> {
+    const { id, operations, enter } = this.#planNew(of, { requestId, writer, writerKey: this.#signer.publicKey }, { name })
+    await enter().writes.write([...operations, putRequest(requestId, { ...id, op: 'create' })])
+    return id
+  }
+
+  async #assignNew (request: Assigning): Promise<VersionId> {
+    const { id, operations, enter } = this.#plan(request)
+    const written = enter().writes.write([...operations, putRequest(request.requestId, { ...id, op: 'assign' })])
+    this.#upkeep.watch(id.blob)
+    await written
+    return id
+  }
+
+  /** All that can stand against one of them is found before anything changes; then all of it does, and goes to disk in one write. */
+  async #assignGroup (requests: readonly Assigning[]): Promise<VersionId[]> {
+    const plans = requests.map((request, at) => ofMember(request.target, at, () => this.#plan(request)))
+    const inFlight = (of: keyof Plan['inFlight']): number => plans.reduce((sum, plan) => sum + plan.inFlight[of], 0)
+    if (inFlight('versions') > GROUP_IN_FLIGHT_VERSIONS_MAX || inFlight('extents') > GROUP_IN_FLIGHT_EXTENTS_MAX) {
+      throw new P2pvmError('ERR_UNAVAILABLE', 'too many writes to the blobs of the group are in flight')
+    }
+    const parts = plans.map(({ id, operations, enter }, at) => ({
+      queue: enter().writes, operations: [...operations, putRequest(requests[at]!.requestId, { ...id, op: 'assign', members: requests.length })]
+    }))
+    const names = requests.flatMap(({ target }) => target.kind === 'blob' || target.name === undefined ? [] : [target.name])
+    const written = this.#names.reserve(names, async () => { await WriteQueue.writeJointly(parts) })
+    for (const { id } of plans) this.#upkeep.watch(id.blob)
+    await written
+    return plans.map(({ id }) => id)
+  }
+
+  #plan (request: Assigning): Plan {
+    const { target, change } = request
+    if (target.kind !== 'blob') return this.#planNew(target, request, { name: target.name, change })
+    this.#histories.latest(target.blob) // ERR_NOT_FOUND
+    const { history } = this.#histories.get(target.blob)
+    const planned = history.plan(change, request, target.expectedBase)
+    const id = { blob: target.blob, version: planned.version }
+    return {
+      id,
+      operations: putAssigned(id, planned.assigned),
+      inFlight: history.inFlight,
+      enter: () => {
+        const tracked = this.#histories.get(target.blob)
+        tracked.history.assign(planned, this.#clock.monotonic())
+        return tracked
+      }
+    }
   }
 
   /** A new blob with version 0, and, when there is a change, version 1 assigned: in one atomic write with the name. */
-  async #begin (
-    origin: Origin, request: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'>,
-    { op, name, change }: { op: RequestEntry['op'], name?: string | undefined, change?: Change }
-  ): Promise<VersionId> {
-    if (name !== undefined) this.#checkNameIsFree(checkImageName(name))
-    const source = origin.kind === 'clone' ? this.#published(origin.source).version : { ...origin, size: 0, root: null }
-    const inherited = origin.kind === 'clone' ? this.#track(origin.source.blob).history.exceptionsUpTo(origin.source.version) : []
+  #planNew (
+    origin: Origin, { requestId, writer, writerKey }: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'>,
+    { name, change }: { name?: string | undefined, change?: Change }
+  ): Plan {
+    if (name !== undefined) this.#names.checkIsFree(checkImageName(name))
+    const source = origin.kind === 'clone' ? this.#histories.published(origin.source).version : { ...origin, size: 0, root: null }
+    const inherited = origin.kind === 'clone' ? this.#histories.get(origin.source.blob).history.exceptionsUpTo(origin.source.version) : []
     const { size, chunkSize, fanOut, root } = source
     const blob = randomBlobId(this.#random)
-    const first: Assigned = { ...request, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
+    const first: Assigned = { requestId, writer, writerKey, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
     const completion: Completion = {
       timeMs: Math.floor(this.#clock.now()), message: '', bytesChanged: 0, attempt: FIRST_ATTEMPT, root, parent: origin.kind === 'clone' ? origin.source : null
     }
@@ -248,44 +365,35 @@ export class VersionManager implements VersionService {
     ]
     if (inherited.length > 0) operations.push(putInherited(blob, inherited))
     const id = { blob, version: change === undefined ? 0 : 1 }
-    if (change !== undefined) operations.push(...putAssigned(id, history.assign(change, { ...request, nowMs }).assigned))
-    operations.push(putRequest(request.requestId, { ...id, op }))
+    if (change !== undefined) {
+      const planned = history.plan(change, first)
+      history.assign(planned, nowMs)
+      operations.push(...putAssigned(id, planned.assigned))
+    }
     if (name !== undefined) operations.push(putName(name, id))
-    const written = this.#add(history).writes.write(operations)
-    if (change !== undefined) this.#upkeep.watch(blob)
-    await written
-    return id
+    return { id, operations, inFlight: { versions: 0, extents: 0 }, enter: () => this.#histories.add(history) }
   }
 
-  #checkNameIsFree (name: string): void {
-    const shows = this.#store.name(name)
-    if (shows === undefined) return
-    const tracked = this.#track(shows.blob)
-    if (tracked.history.isAborted(shows.version)) return // nothing that it was to show will ever be there
-    const writer = tracked.history.assignedOf(shows.version)?.writer
-    const holder = writer === undefined ? `blob ${shows.blob}` : `a write of ${writer} that is not published yet`
-    throw new P2pvmError('ERR_CONFLICT', `the name ${name} is taken by ${holder}; choose another`, { name, blob: shows.blob })
-  }
-
-  #completionOf ({ blob, version, message, bytesChanged }: VersionRequest<'complete'>): Completion {
+  #completionOf ({ blob, version, message, bytesChanged }: Pick<VersionRequest<'complete'>, 'blob' | 'version' | 'message' | 'bytesChanged'>): Completion {
     return {
       timeMs: Math.floor(this.#clock.now()), message, bytesChanged, attempt: FIRST_ATTEMPT, root: { blob, version }, parent: { blob, version: version - 1 }
     }
   }
 
-  /** A sign of life. ERR_CONFLICT, durably so, when it comes too late. */
-  async #heard ({ history, fencing }: Tracked, version: number): Promise<void> {
-    if (history.isFenced(version)) {
-      await fencing
-      throw writerFenced(history.blob, version)
+  /** A sign of life of all of them. ERR_CONFLICT, durably so, when it comes too late for one. */
+  async #heard (...versions: readonly TrackedVersion[]): Promise<void> {
+    const fenced = versions.find(({ tracked, version }) => tracked.history.isFenced(version))
+    if (fenced !== undefined) {
+      await fenced.tracked.fencing
+      throw writerFenced(fenced.tracked.history.blob, fenced.version)
     }
-    history.renew(version, this.#clock.monotonic())
+    for (const { tracked, version } of versions) tracked.history.renew(version, this.#clock.monotonic())
   }
 
   /** What is due of a blob unasked: a step of `Upkeep`. */
   async #bringForward (blob: BlobId): Promise<number | undefined> {
-    if (!this.#tracked.has(blob) && this.#store.history(blob) === undefined) return undefined // its first write failed
-    const tracked = this.#track(blob)
+    if (!this.#histories.has(blob)) return undefined // its first write failed
+    const tracked = this.#histories.get(blob)
     await this.#publisher.abortExpired(tracked)
     await this.#publisher.advance(tracked)
     return tracked.history.leaseLeftMs(this.#clock.monotonic())
@@ -293,132 +401,31 @@ export class VersionManager implements VersionService {
 
   #assignment (tracked: Tracked, version: number): VersionAnswer<'assign'> {
     const { blob } = tracked.history
-    const { base, extents, sizeBefore, sizeAfter, writerKey } = this.#assigned(tracked, version)
+    const { base, extents, sizeBefore, sizeAfter, writerKey } = this.#histories.assigned(tracked, version)
     const { signature } = certify({ blob, version, attempt: FIRST_ATTEMPT, writerKey }, this.#signer)
     const inFlight = Array.from({ length: version - base - 1 }, (_, at) => {
-      const one = this.#assigned(tracked, base + 1 + at)
+      const one = this.#histories.assigned(tracked, base + 1 + at)
       return { version: base + 1 + at, extents: [...one.extents], sizeBefore: one.sizeBefore, sizeAfter: one.sizeAfter }
     })
-    return { blob, version, base: this.#published({ blob, version: base }).signed, extents: [...extents], sizeBefore, sizeAfter, inFlight, certificate: signature }
-  }
-
-  #assigned ({ history }: Tracked, version: number): Assigned {
-    const assigned = history.assignedOf(version) ?? (history.isPublished(version) ? this.#store.assigned(history.blob, version) : undefined)
-    if (assigned === undefined) throw noSuchVersion(history.blob, version)
-    return assigned
+    return { blob, version, base: this.#histories.published({ blob, version: base }).signed, extents: [...extents], sizeBefore, sizeAfter, inFlight, certificate: signature }
   }
 
   /** ERR_NOT_ALLOWED. */
   #checkAssignedTo (requestId: string, tracked: Tracked, version: number): void {
-    if (this.#assigned(tracked, version).requestId === requestId) return
-    const { blob } = tracked.history
-    throw new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} was assigned to another request`, { blob, version })
+    if (this.#histories.assigned(tracked, version).requestId !== requestId) throw assignedOtherwise(tracked.history.blob, version)
   }
 
-  /** ERR_NOT_FOUND when it is not published. */
-  #published ({ blob, version }: VersionId): Header {
-    const { latestHeader: latest, lastPublished } = this.#track(blob).history
-    if (latest?.version.version === version) return latest
-    const header = version < lastPublished ? this.#store.published({ blob, version }) : undefined
-    if (header === undefined) throw noSuchVersion(blob, version)
-    return header
-  }
-
-  /** ERR_NOT_FOUND. */
-  #latest (blob: BlobId): Header {
-    const { latestHeader } = this.#track(blob).history
-    if (latestHeader === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${blob}`, { blob })
-    return latestHeader
-  }
-
-  /** What a name shows: its blob's latest version, once the version that brought the name is published. */
-  #shown (shows: VersionId): Header | undefined {
-    const { history } = this.#track(shows.blob)
-    return history.isPublished(shows.version) && !history.isAborted(shows.version) ? history.latestHeader : undefined
-  }
-
-  /** A name wins over a prefix of an id. */
-  #blobOf (ref: string): BlobId {
-    const shows = this.#store.name(ref)
-    if (shows !== undefined && this.#shown(shows) !== undefined) return shows.blob
-    const candidates = BLOB_ID_PREFIX.test(ref) ? this.#store.blobs(ref, CANDIDATES_MAX + 1) : []
-    const [blob, ...others] = candidates
-    if (blob === undefined) {
-      const pending = shows === undefined || this.#track(shows.blob).history.isAborted(shows.version) ? '' : ' (the name is reserved by a write that is not published yet)'
-      throw new P2pvmError('ERR_NOT_FOUND', `no image or blob ${ref}${pending}`, { ref })
-    }
-    if (others.length > 0) {
-      const named = candidates.slice(0, CANDIDATES_MAX).join(', ') + (candidates.length > CANDIDATES_MAX ? ', …' : '')
-      throw new P2pvmError('ERR_CONFLICT', `${ref} could be any of ${named}`, { ref })
-    }
-    return blob
-  }
-
-  /** The blob's history, loaded when it is not in memory. ERR_NOT_FOUND. */
-  #track (blob: BlobId): Tracked {
-    const known = this.#tracked.get(blob)
-    if (known !== undefined) {
-      this.#tracked.delete(blob)
-      this.#tracked.set(blob, known)
-      return known
-    }
-    const history = this.#store.history(blob)
-    if (history === undefined) throw new P2pvmError('ERR_NOT_FOUND', `no blob ${blob}`, { blob })
-    const tracked = this.#add(new BlobHistory(blob, history, this.#clock.monotonic()))
-    if (!tracked.history.settled) this.#upkeep.watch(blob)
-    return tracked
-  }
-
-  #add (history: BlobHistory): Tracked {
-    const { blob } = history
-    const writes = new WriteQueue(
-      async (operations) => { await this.#store.write(operations) },
-      (error) => {
-        // What is in memory is ahead of the disk: the store decides what happened.
-        this.#tracked.delete(blob)
-        history.publicationFailed(error)
-        this.#upkeep.hurry(blob)
-        this.#log.error('cannot write the history of a blob', { blob, error })
-      })
-    const tracked: Tracked = { history, writes, publishing: undefined, writingAborted: undefined, fencing: Promise.resolve() }
-    this.#tracked.set(blob, tracked)
-    this.#forgetOldest()
-    return tracked
-  }
-
-  #forgetOldest (): void {
-    if (this.#tracked.size <= HISTORIES_MAX) return
-    for (const [blob, { history, writes, publishing }] of this.#tracked) {
-      if (!history.settled || !writes.idle || publishing !== undefined) continue
-      this.#tracked.delete(blob)
-      return
-    }
+  #publishedIfSo ({ tracked: { history }, version }: TrackedVersion): Uint8Array | null {
+    return history.isPublished(version) ? this.#histories.published({ blob: history.blob, version }).signed : null
   }
 }
 
 /** ERR_USAGE, ERR_CONFLICT. */
-function checkSameRequest ({ change, writerKey }: VersionRequest<'assign'>, assigned: Assigned): void {
+function checkSameRequest ({ change, writerKey }: Pick<VersionRequest<'assign'>, 'change' | 'writerKey'>, assigned: Assigned): void {
   const { extents, sizeBefore, sizeAfter } = assigned
   const same = change.kind === 'append'
     ? sizeAfter - sizeBefore === change.size
     : sizeAfter === Math.max(sizeBefore, change.size) && sameExtents(change.extents, extents)
   if (!same) throw usedOtherwise(assigned.requestId)
-  if (Buffer.compare(writerKey, assigned.writerKey) === 0) return
-  const { requestId, writer } = assigned
-  throw new P2pvmError('ERR_CONFLICT',
-    `request id ${requestId} belongs to the peer ${writer}: what it was assigned can be written with that peer's key only`, { requestId, peer: writer })
-}
-
-function usedOtherwise (requestId: string): P2pvmError {
-  return new P2pvmError('ERR_USAGE', `request id ${requestId} was used for something else before`, { requestId })
-}
-
-function writerFenced (blob: BlobId, version: number): P2pvmError {
-  return new P2pvmError('ERR_CONFLICT',
-    `nothing was heard of the writer of version ${version} of ${blob} for ${LEASE_MS / 1000} s, so that it was aborted and shows nothing; ` +
-    'nothing else has changed: do it again, as a new request', { blob, version })
-}
-
-function noSuchVersion (blob: BlobId, version: number): P2pvmError {
-  return new P2pvmError('ERR_NOT_FOUND', `no version ${version} of ${blob}`, { blob, version })
+  if (Buffer.compare(writerKey, assigned.writerKey) !== 0) throw anothersRequest(assigned)
 }

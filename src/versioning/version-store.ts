@@ -18,7 +18,7 @@
  */
 import assert from 'node:assert/strict'
 import { decodeCbor, encodeCbor } from '../protocols/codec.ts'
-import { array, bytes, type Decoder, nullable, oneOf, record, string, tuple, uint } from '../protocols/decode.ts'
+import { array, bytes, type Decoder, nullable, oneOf, optional, record, string, tuple, uint } from '../protocols/decode.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { KeyValueStore } from '../protocols/seams.ts'
 import { PUBLIC_KEY_BYTES } from '../protocols/signatures.ts'
@@ -56,6 +56,8 @@ export interface Completion {
 
 export interface RequestEntry extends VersionId {
   readonly op: 'create' | 'assign'
+  /** Of a member of a group: how many there are. */
+  readonly members?: number
 }
 
 /** A version whose writer died. */
@@ -92,7 +94,7 @@ const decodeCompletion = record({
   timeMs: uint(), message: string(MESSAGE_CHARACTERS_MAX), bytesChanged: uint(), attempt: uint(),
   root: nullable(decodeVersionId), parent: nullable(decodeVersionId)
 })
-const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign') })
+const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign'), members: optional(uint()) })
 
 export class VersionStore {
   readonly #store: KeyValueStore
@@ -220,8 +222,8 @@ export function putPublished ({ version: { blob, version }, signed }: Header): O
   ]
 }
 
-export function putRequest (requestId: string, { blob, version, op }: RequestEntry): Operation {
-  return { key: `vm/request/${requestId}`, value: encodeCbor({ blob, version, op }) }
+export function putRequest (requestId: string, { blob, version, op, members }: RequestEntry): Operation {
+  return { key: `vm/request/${requestId}`, value: encodeCbor({ blob, version, op, ...members === undefined ? {} : { members } }) }
 }
 
 export function putName (name: string, { blob, version }: VersionId): Operation {

@@ -45,6 +45,13 @@ const requests = [
   { op: 'create', requestId, of: { kind: 'clone', source: { blob, version: 3 } } },
   { op: 'assign', requestId, target: { kind: 'blob', blob, expectedBase: 4 }, change: { kind: 'write', extents: [0, 10, 20, 5], size: 25 }, writerKey: new Uint8Array(32) },
   { op: 'assign', requestId, target: { kind: 'clone', source: { blob, version: 3 }, name: 'x' }, change: { kind: 'append', size: 5 }, writerKey: new Uint8Array(32) },
+  {
+    op: 'assignGroup', requestId, writerKey: new Uint8Array(32), members: [
+      { target: { kind: 'blob', blob, expectedBase: 4 }, change: { kind: 'write', extents: [0, 10, 20, 5], size: 25 } },
+      { target: { kind: 'new', chunkSize: 4096, fanOut: 4, name: 'y' }, change: { kind: 'append', size: 5 } }
+    ]
+  },
+  { op: 'completeGroup', requestId, message: 'm', members: [{ blob, version: 1, bytesChanged: 5 }, { blob, version: 2, bytesChanged: 0 }] },
   { op: 'complete', requestId, blob, version: 1, message: 'm', bytesChanged: 5 },
   { op: 'renew', requestId, blob, version: 1 },
   { op: 'wait', blob, version: 1, waitMs: 10 },
@@ -64,7 +71,7 @@ describe('decoders', () => {
     fc.assert(fc.property(fc.oneof(garbage, nearlyRequests), (body) => { onlyProtocolErrors(() => decodeVersionRequest(body)) }), RUNS)
   })
 
-  test.each(['create', 'assign', 'renew', 'complete', 'wait', 'recent', 'resolve', 'images', 'log', 'outcome'] satisfies VersionOperation[])('answers to %s', (op) => {
+  test.each(['create', 'assign', 'assignGroup', 'renew', 'complete', 'completeGroup', 'wait', 'recent', 'resolve', 'images', 'log', 'outcome'] satisfies VersionOperation[])('answers to %s', (op) => {
     fc.assert(fc.property(garbage, (body) => { onlyProtocolErrors(() => decodeVersionAnswer(op, body)) }))
   })
 

@@ -9,6 +9,7 @@ import type { VersionManager } from '../../src/versioning/version-manager.ts'
 import { namedSigner } from './signers.ts'
 
 export type AssignRequest = Omit<VersionRequest<'assign'>, 'writerKey'>
+export type AssignGroupRequest = Omit<VersionRequest<'assignGroup'>, 'writerKey'>
 
 const decoded = (signed: Uint8Array): Version => decodeHeader(signed).version
 
@@ -36,6 +37,11 @@ export class AskedManager {
     return { ...assignment, credentials }
   }
 
+  async assignGroup (request: AssignGroupRequest, context: RequestContext, signer = namedSigner(context.peer)): Promise<{ members: Array<Assignment & { credentials: Credentials }> }> {
+    const { members } = await this.service.assignGroup({ ...request, writerKey: signer.publicKey }, context)
+    return { members: members.map((one) => assignmentOf(one, signer)).map(({ assignment, credentials }) => ({ ...assignment, credentials })) }
+  }
+
   async renew (request: VersionRequest<'renew'>): Promise<VersionAnswer<'renew'>> {
     return await this.service.renew(request)
   }
@@ -43,6 +49,11 @@ export class AskedManager {
   async complete (request: VersionRequest<'complete'>, context: RequestContext): Promise<{ published: Version | null }> {
     const { published } = await this.service.complete(request, context)
     return { published: published && decoded(published) }
+  }
+
+  async completeGroup (request: VersionRequest<'completeGroup'>): Promise<{ published: Array<Version | null> }> {
+    const { published } = await this.service.completeGroup(request)
+    return { published: published.map((one) => one && decoded(one)) }
   }
 
   async wait (request: VersionRequest<'wait'>, context: RequestContext): Promise<{ published: Version | null }> {

@@ -63,6 +63,13 @@ export function certificateOf (version: number): ReturnType<typeof certify> {
   return certify({ blob, version, attempt: 1, writerKey: writer.signer.publicKey }, fabricKey.signer)
 }
 
+/** Another blob, made together with version 3 in one group: its version 0, without content. */
+export const newBlob = 'mnopqrstuvwxyz45'
+export const newPublication = sealPublication({
+  version: { ...common, blob: newBlob, version: 0, size: 0, root: null, parent: null, timeMs: createdMs + 180_000 }, sizeBefore: 0, extents: [], exceptions: []
+}, { previous: null, skip: null }, fabricKey.signer)
+export const newCertificate = certify({ blob: newBlob, version: 1, attempt: 1, writerKey: writer.signer.publicKey }, fabricKey.signer)
+
 export const rootNode: InnerNode = { blob, version: 1, level: 1, index: 0, kind: 'inner', children: [source, { blob, version: 1 }] }
 export const rootLeaf: LeafNode = { blob, version: 1, level: 0, index: 1, kind: 'leaf', slots: [digestOf(chunkId)] }
 

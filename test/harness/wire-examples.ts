@@ -59,10 +59,17 @@ const assigned: VersionAnswer<'assign'> = {
   inFlight: example.assignment.inFlight.map(({ version, extents, sizeBefore, sizeAfter }) => ({ version, extents: [...extents], sizeBefore, sizeAfter })),
   certificate: example.certificateOf(3).signature
 }
+/** Beside it a new blob, whose version 0 the group has made. */
+const newMember: VersionAnswer<'assign'> = {
+  blob: example.newBlob, version: 1, base: example.newPublication.header.signed, extents: [{ offset: 0, size: 4096 }], sizeBefore: 0, sizeAfter: 4096, inFlight: [],
+  certificate: example.newCertificate.signature
+}
 const outcome = { assigned: { blob: example.blob, version: 3, complete: true, aborted: false } }
 /** Only these are asked for. */
 const service = {
   assign: async () => assigned,
+  assignGroup: async () => ({ members: [assigned, newMember] }),
+  completeGroup: async () => ({ published: [null, null] }),
   renew: async () => ({ leaseMs: 30_000 }),
   complete: async () => ({ published: null }),
   outcome: async () => outcome
@@ -116,6 +123,23 @@ export const wireExamples: readonly WireExample[] = [
     ask: async (transport) => await askVersions(transport, peer, {
       op: 'assign', requestId: example.requestId, target: { kind: 'blob', blob: example.blob }, writerKey: example.writer.signer.publicKey,
       change: { kind: 'write', extents: [{ offset: 24576, size: 4096 }], size: 28672 }
+    }, options)
+  },
+  {
+    name: 'version/1 assignGroup', protocol: 'version/1', result: { members: [assigned, newMember] }, serve: serveVersion,
+    ask: async (transport) => await askVersions(transport, peer, {
+      op: 'assignGroup', requestId: example.requestId, writerKey: example.writer.signer.publicKey,
+      members: [
+        { target: { kind: 'blob', blob: example.blob, expectedBase: 1 }, change: { kind: 'write', extents: [{ offset: 24576, size: 4096 }], size: 28672 } },
+        { target: { kind: 'new', ...example.geometry, name: 'data-1' }, change: { kind: 'write', extents: [{ offset: 0, size: 4096 }], size: 4096 } }
+      ]
+    }, options)
+  },
+  {
+    name: 'version/1 completeGroup', protocol: 'version/1', result: { published: [null, null] }, serve: serveVersion,
+    ask: async (transport) => await askVersions(transport, peer, {
+      op: 'completeGroup', requestId: example.requestId, message: 'both disks',
+      members: [{ blob: example.blob, version: 3, bytesChanged: 4096 }, { blob: example.newBlob, version: 1, bytesChanged: 4096 }]
     }, options)
   },
   {

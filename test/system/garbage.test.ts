@@ -43,6 +43,11 @@ const REQUESTS: Readonly<Record<string, ReadonlyArray<readonly [body: Record<str
   [VERSION_PROTOCOL]: [
     [{ op: 'create', requestId: REQUEST_ID, of: { kind: 'new', chunkSize: 4096, fanOut: 2 } }],
     [{ op: 'assign', requestId: REQUEST_ID, target: { kind: 'blob', blob: BLOB, expectedBase: 1 }, change: { kind: 'write', extents: [0, 4096], size: 4096 } }],
+    [{
+      op: 'assignGroup', requestId: REQUEST_ID, writerKey: new Uint8Array(32),
+      members: [{ target: { kind: 'blob', blob: BLOB, expectedBase: 1 }, change: { kind: 'write', extents: [0, 4096], size: 4096 } }]
+    }],
+    [{ op: 'completeGroup', requestId: REQUEST_ID, message: '', members: [{ blob: BLOB, version: 1, bytesChanged: 1 }] }],
     [{ op: 'complete', requestId: REQUEST_ID, blob: BLOB, version: 1, message: '', bytesChanged: 1 }],
     [{ op: 'wait', blob: BLOB, version: 1, waitMs: 1 }],
     [{ op: 'recent', blob: BLOB }],

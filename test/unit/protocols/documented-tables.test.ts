@@ -20,7 +20,8 @@ import { DATA_BYTES_MAX } from '../../../src/protocols/payload-sender.ts'
 import { RECORD_BATCH_BYTES, RECORDS_MAX } from '../../../src/protocols/record-protocol.ts'
 import { FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX } from '../../../src/protocols/transport.ts'
 import {
-  HEADER_BYTES_MAX, IN_FLIGHT_EXTENTS_MAX, IN_FLIGHT_VERSIONS_MAX, LEASE_MS, MESSAGE_CHARACTERS_MAX, PAGE_ROWS_MAX, RENEW_MS, type VersionOperation, WAIT_MS_MAX
+  GROUP_EXTENTS_MAX, GROUP_IN_FLIGHT_EXTENTS_MAX, GROUP_IN_FLIGHT_VERSIONS_MAX, GROUP_MEMBERS_MAX, HEADER_BYTES_MAX, IN_FLIGHT_EXTENTS_MAX, IN_FLIGHT_VERSIONS_MAX,
+  LEASE_MS, MESSAGE_CHARACTERS_MAX, PAGE_ROWS_MAX, RENEW_MS, type VersionOperation, WAIT_MS_MAX
 } from '../../../src/protocols/version-protocol.ts'
 import { EXCEPTIONS_MAX } from '../../../src/versioning/attempts.ts'
 import { FAN_OUT_DEFAULT } from '../../../src/versioning/blobs.ts'
@@ -98,7 +99,8 @@ test('the numbers', async () => {
     },
     version: {
       headerBytes: HEADER_BYTES_MAX, messageCharacters: MESSAGE_CHARACTERS_MAX, extents: EXTENTS_MAX, inFlightVersions: IN_FLIGHT_VERSIONS_MAX,
-      inFlightExtents: IN_FLIGHT_EXTENTS_MAX, exceptions: EXCEPTIONS_MAX, pageRows: PAGE_ROWS_MAX, leaseMs: LEASE_MS, renewMsOurs: RENEW_MS, waitMs: WAIT_MS_MAX,
+      inFlightExtents: IN_FLIGHT_EXTENTS_MAX, groupMembers: GROUP_MEMBERS_MAX, groupExtents: GROUP_EXTENTS_MAX,
+      groupInFlightVersions: GROUP_IN_FLIGHT_VERSIONS_MAX, groupInFlightExtents: GROUP_IN_FLIGHT_EXTENTS_MAX, exceptions: EXCEPTIONS_MAX, pageRows: PAGE_ROWS_MAX, leaseMs: LEASE_MS, renewMsOurs: RENEW_MS, waitMs: WAIT_MS_MAX,
       blobBytes: BLOB_BYTES_MAX, fanOutMin: FAN_OUT_MIN, fanOutMax: FAN_OUT_MAX, fanOutDefault: FAN_OUT_DEFAULT
     }
   })
@@ -118,7 +120,8 @@ test('the codes of errors', () => {
 
 test('the operations of version/1', () => {
   const operations: Record<VersionOperation, true> = {
-    create: true, assign: true, renew: true, complete: true, wait: true, recent: true, resolve: true, images: true, log: true, outcome: true
+    create: true, assign: true, assignGroup: true, renew: true, complete: true, completeGroup: true, wait: true, recent: true, resolve: true, images: true, log: true,
+    outcome: true
   }
   const section = /^\| op \| request, beside `op` \| answer \|\n\|---\|---\|---\|\n((?:\|.*\n)+)/gm
   const [[rows = ''] = []] = documented.rows(section)

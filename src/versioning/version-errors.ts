@@ -1,0 +1,32 @@
+/** What the version manager says no with, where more than one of its operations says it. */
+import { P2pvmError } from '../protocols/errors.ts'
+import { LEASE_MS } from '../protocols/version-protocol.ts'
+import type { BlobId } from './blobs.ts'
+import type { Assigned } from './version-store.ts'
+
+export function noSuchVersion (blob: BlobId, version: number): P2pvmError {
+  return new P2pvmError('ERR_NOT_FOUND', `no version ${version} of ${blob}`, { blob, version })
+}
+
+export function usedOtherwise (requestId: string): P2pvmError {
+  return new P2pvmError('ERR_USAGE', `request id ${requestId} was used for something else before`, { requestId })
+}
+
+export function anothersRequest ({ requestId, writer }: Assigned): P2pvmError {
+  return new P2pvmError('ERR_CONFLICT',
+    `request id ${requestId} belongs to the peer ${writer}: what it was assigned can be written with that peer's key only`, { requestId, peer: writer })
+}
+
+export function assignedOtherwise (blob: BlobId, version: number): P2pvmError {
+  return new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} was assigned to another request`, { blob, version })
+}
+
+export function oneOfGroup (blob: BlobId, version: number, members: number): P2pvmError {
+  return new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} is one of a group of ${members}, which are complete together or not at all`, { blob, version })
+}
+
+export function writerFenced (blob: BlobId, version: number): P2pvmError {
+  return new P2pvmError('ERR_CONFLICT',
+    `nothing was heard of the writer of version ${version} of ${blob} for ${LEASE_MS / 1000} s, so that it was aborted and shows nothing; ` +
+    'nothing else has changed: do it again, as a new request', { blob, version })
+}
