@@ -29,7 +29,7 @@ export const IN_FLIGHT_EXTENTS_MAX = 8192
 export const GROUP_MEMBERS_MAX = 16
 /**
  * Of all members of a group together, so that the answer fits a body, too: 74 KB of extents, 64 KB of headers, and what is in flight, which
- * is 28 KB at most. (A member comes upon the base that it expects: in front of it are only aborted versions that are being written.)
+ * is 28 KB at most, and mostly nothing: aborted versions that are being written, and an expected base that is in flight itself.
  */
 export const GROUP_EXTENTS_MAX = 4096
 export const GROUP_IN_FLIGHT_VERSIONS_MAX = 128

@@ -20,7 +20,7 @@ export function checkMembers (targets: readonly Target[]): void {
         return
       }
       takeOnce(blobs, target.blob, 'blob')
-      // So nothing of another writer is in flight in front of it, and the answer has a bound.
+      // Who knows what he writes upon finds little in flight: it has to fit an answer with that of all the others.
       if (target.expectedBase === undefined) throw new P2pvmError('ERR_USAGE', 'a blob in a group needs the version that it is expected to be at')
     })
   }
