@@ -22,6 +22,8 @@ import { type Growable, MountedFile, type MountedFileComponents } from './mounte
 import { Mutex } from './mutex.ts'
 import type { CopyInode } from './namespace.ts'
 import { foldUnder, type Overlay } from './overlay.ts'
+import { withSignal } from './patience.ts'
+import type { Together } from './seal-together.ts'
 import type { Sealable, Sealed } from './sealable.ts'
 import type { VersionRef } from './source.ts'
 import type { VersionTables } from './version-tables.ts'
@@ -127,7 +129,8 @@ export class MountedCopy implements Sealable, Growable {
     else await cut()
   }
 
-  async seal (signal: AbortSignal): Promise<Sealed> {
+  /** `together`: with others, at one moment. */
+  async seal (signal: AbortSignal, together?: Together): Promise<Sealed> {
     return await this.#operations.run(async () => {
       signal.throwIfAborted()
       const { clock, signal: ending, writeback } = this.#components
@@ -137,9 +140,11 @@ export class MountedCopy implements Sealable, Growable {
       let freezeMs
       try {
         await this.#fsyncElsewhere(signal)
-        freezeMs = writeback
-          ? await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => await this.#cutInFsync(locked, next, own))
-          : await this.#cut(locked, next)
+        freezeMs = await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => {
+          if (together !== undefined) await withSignal(own, together.flushed.arrive())
+          const held = async (): Promise<void> => { if (together !== undefined) await withSignal(own, together.held.arrive()) }
+          return writeback ? await this.#cutInFsync(locked, next, held, own) : await this.#cut(locked, next, held)
+        })
       } catch (error) {
         if (locked.top !== next) await locked.giveUpCut(next)
         throw error
@@ -157,23 +162,24 @@ export class MountedCopy implements Sealable, Growable {
     await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => { await startFsync(this.inode.name, own).done })
   }
 
-  /** How long it took, milliseconds: what is written from then on goes to `next`. */
-  async #cut (locked: LockedCopy, next: Overlay): Promise<number> {
+  /** How long it took, milliseconds, with the wait for those that are cut with it: what is written from then on goes to `next`. */
+  async #cut (locked: LockedCopy, next: Overlay, held: () => Promise<void>): Promise<number> {
     const { clock } = this.#components
     const startedAt = clock.monotonic()
+    await held()
     locked.cut(next)
     await this.file.change({ top: locked.top, sealed: locked.sealed })
     return clock.monotonic() - startedAt
   }
 
-  async #cutInFsync (locked: LockedCopy, next: Overlay, signal: AbortSignal): Promise<number> {
+  async #cutInFsync (locked: LockedCopy, next: Overlay, held: () => Promise<void>, signal: AbortSignal): Promise<number> {
     const { clock, log } = this.#components
     let freezeMs: number | undefined
     const startedAt = clock.monotonic()
     const process = this.#components.startFsync(this.inode.name, signal)
     this.#cuts.set(process.pid, async () => {
       this.#cuts.delete(process.pid)
-      freezeMs = await this.#cut(locked, next)
+      freezeMs = await this.#cut(locked, next, held)
     })
     try {
       await process.done

@@ -29,6 +29,7 @@
  *   POST   /v1/working-copies/NAME/revert               → WorkingCopyRow
  *   POST   /v1/clone              {ref|path|workingCopy, name?}           → CloneResult
  *   POST   /v1/commit             {path|workingCopy, as?, message?}       → CommitResult
+ *   POST   /v1/commit-group       {members: [{path|workingCopy, as?}], message?}  → {members: CommitResult[]}
  *   GET    /metrics                                     → Prometheus text
  */
 import type { Priority } from '../dht/chunks.ts'
@@ -165,6 +166,11 @@ export interface CommitResult {
   readonly path: string
 }
 
+/** In the order of the request's members. */
+export interface GroupCommitResult {
+  readonly members: readonly CommitResult[]
+}
+
 export interface VerifyResult {
   readonly blob: string
   readonly version: number
@@ -208,6 +214,7 @@ export interface ControlHandlers {
   revertWorkingCopy (name: string, call: Call): Promise<WorkingCopyRow>
   clone (request: CloneRequest, call: Call): Promise<CloneResult>
   commit (request: CommitRequest, call: Call): Promise<CommitResult>
+  commitGroup (request: GroupCommitRequest, call: Call): Promise<GroupCommitResult>
   metrics (call: Call): Promise<string>
 }
 
@@ -272,5 +279,11 @@ export interface CommitRequest {
   readonly path?: string | undefined
   readonly workingCopy?: string | undefined
   readonly as?: string | undefined
+  readonly message?: string | undefined
+}
+
+/** Working copies of one daemon, committed at one moment, all or none. */
+export interface GroupCommitRequest {
+  readonly members: ReadonlyArray<Omit<CommitRequest, 'message'>>
   readonly message?: string | undefined
 }

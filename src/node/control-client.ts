@@ -12,7 +12,7 @@ import type { MirrorFolders } from '../mirror/source.ts'
 import type { Part } from '../versioning/blobs.ts'
 import type { SparseItem } from '../versioning/image-import.ts'
 import {
-  type AppendResult, type ChunkRange, type CloneRequest, type CloneResult, type CommitRequest, type CommitResult, type ControlHandlers,
+  type AppendResult, type ChunkRange, type CloneRequest, type CloneResult, type CommitRequest, type CommitResult, type ControlHandlers, type GroupCommitRequest, type GroupCommitResult,
   type CreateRequest, type CreateResult, type ImageRow, type ImportProgress, type ImportRequest, type ImportResult, LINES_TYPE, type PeerRow,
   type ReadRange, SPARSE_STREAM_TYPE, type Status, type VerifyResult, VERSION_HEADER, type VersionRow, type WorkingCopyRow, type WriteProgress,
   type WriteRequest, type WriteResult
@@ -181,6 +181,11 @@ export class ControlClient implements ControlHandlers {
   /** A new version from what a working copy has written. ERR_CONFLICT when its blob has moved on. */
   async commit (request: CommitRequest, options?: CallOptions): Promise<CommitResult> {
     return await this.#post('/v1/commit', request, options, COMMIT_DEADLINE_MS)
+  }
+
+  /** The same of several working copies, cut at one moment and published together: all or none. */
+  async commitGroup (request: GroupCommitRequest, options?: CallOptions): Promise<GroupCommitResult> {
+    return await this.#post('/v1/commit-group', request, options, COMMIT_DEADLINE_MS)
   }
 
   /** In Prometheus' text format. */

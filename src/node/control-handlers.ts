@@ -165,6 +165,7 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
     removeWorkingCopy: async (name) => { await workingCopies.remove(name) },
     revertWorkingCopy: async (name, { signal }) => await workingCopies.revert(name, signal),
     commit: async (request, { signal }) => await workingCopies.commit(request, signal),
+    commitGroup: async (request, { signal }) => ({ members: await workingCopies.commitGroup(request, signal) }),
 
     async clone ({ ref, name, ...which }, { signal }) {
       if (ref === undefined) return await workingCopies.clone({ ...which, name }, signal)

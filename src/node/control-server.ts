@@ -78,6 +78,13 @@ function controlRoutes (handlers: ControlHandlers): Route[] {
         path: body.optional('path'), workingCopy: body.optional('workingCopy'), as: body.optional('as'), message: body.optional('message')
       }, call)
     }),
+    post('/v1/commit-group', async (body, call) => {
+      const members = body.records('members').map((member) => {
+        member.exactlyOne('path', 'workingCopy')
+        return { path: member.optional('path'), workingCopy: member.optional('workingCopy'), as: member.optional('as') }
+      })
+      return await handlers.commitGroup({ members, message: body.optional('message') }, call)
+    }),
     { method: 'POST', pattern: '/v1/import', handle: async (call) => await importReply(handlers, call) },
     { method: 'GET', pattern: '/v1/export', handle: async (call) => sparseReply(await handlers.export(textOf(call, 'ref'), call)) },
     {
@@ -233,6 +240,14 @@ class Body {
     const value = this.#members[name]
     if (Array.isArray(value) && value.every((item): item is string => typeof item === 'string')) return value
     throw new P2pvmError('ERR_USAGE', `${name} must be a list of texts`)
+  }
+
+  records (name: string): Body[] {
+    const value = this.#members[name]
+    if (Array.isArray(value) && value.every((item): item is Record<string, unknown> => typeof item === 'object' && item !== null)) {
+      return value.map((item) => new Body(item))
+    }
+    throw new P2pvmError('ERR_USAGE', `${name} must be a list of objects`)
   }
 
   exactlyOne (...names: string[]): void {

@@ -59,6 +59,7 @@ async function announce (path: string, { mountpoint, driver }: Mount, socket: st
 /**
  *   GET  /v1/status                          → {mountpoint, driver, workingCopies, counters}
  *   POST /v1/working-copy-at      {path[]}   → {name}         path: below the mountpoint
+ *   POST /v1/seal                 {names[]}  → {sealed[]}     working copies, at one moment, all or none
  *   POST /v1/working-copies/NAME/VERB        → Sealed or {}   VERB: seal, rebase, unseal, reassign, revert (sealable.ts)
  *   POST /v1/test/block {ms} · /v1/test/throw                 only with P2PVM_TEST_HOOKS=1
  */
@@ -75,7 +76,8 @@ function mountRoutes (mount: Mount): Route[] {
       pattern: '/v1/status',
       handle: async () => json({ mountpoint: mount.mountpoint, driver: mount.driver, workingCopies: mount.workingCopies(), counters: mount.counters() })
     },
-    post('/v1/working-copy-at', async (_, body) => ({ name: await mount.workingCopyAt(pathOf(body)) })),
+    post('/v1/working-copy-at', async (_, body) => ({ name: await mount.workingCopyAt(namesOf(body, 'path')) })),
+    post('/v1/seal', async ({ signal }, body) => ({ sealed: await mount.sealTogether(namesOf(body, 'names'), signal) })),
     post(`${copy}/seal`, async (request) => await sealable(request).seal(request.signal)),
     post(`${copy}/rebase`, async (request, body) => { await sealable(request).rebase(versionOf(body), request.signal); return {} }),
     post(`${copy}/unseal`, async (request) => { await sealable(request).unseal(request.signal); return {} }),
@@ -90,9 +92,10 @@ function mountRoutes (mount: Mount): Route[] {
   ]
 }
 
-function pathOf ({ path }: Readonly<Record<string, unknown>>): string[] {
-  if (Array.isArray(path) && path.every((part): part is string => typeof part === 'string')) return path
-  throw new P2pvmError('ERR_USAGE', 'path must be a list of names')
+function namesOf (body: Readonly<Record<string, unknown>>, field: string): string[] {
+  const names = body[field]
+  if (Array.isArray(names) && names.every((name): name is string => typeof name === 'string')) return names
+  throw new P2pvmError('ERR_USAGE', `${field} must be a list of names`)
 }
 
 function versionOf ({ blob, version, size, chunkSize }: Readonly<Record<string, unknown>>): VersionRef {

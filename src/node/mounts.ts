@@ -73,6 +73,12 @@ export function mountedSealable (mount: MountEntry, name: string): Sealable {
   }
 }
 
+/** Working copies that one mount has open, sealed at one moment. In their order; when it fails none is. */
+export async function sealTogether (mount: MountEntry, names: readonly string[], signal: AbortSignal): Promise<Sealed[]> {
+  const { sealed } = await requestJson<{ sealed: Sealed[] }>(mount.socket, 'POST', '/v1/seal', { body: { names }, signal, deadlineMs: MOUNT_DEADLINE_MS })
+  return sealed
+}
+
 /** A publication record carries more than the mount needs. */
 function refOf ({ blob, version, size, chunkSize }: VersionRef): VersionRef {
   return { blob, version, size, chunkSize }

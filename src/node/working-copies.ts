@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import type { Committer } from '../mirror/commit.ts'
-import type { Sealable } from '../mirror/sealable.ts'
+import type { Sealable, Sealed } from '../mirror/sealable.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
 import { unmountedSealable } from '../mirror/unmounted-copy.ts'
 import {
@@ -14,14 +14,23 @@ import {
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Random } from '../protocols/seams.ts'
 import type { Blobs } from '../versioning/blobs.ts'
-import type { CloneResult, CommitRequest, CommitResult, WorkingCopyRow } from './control-api.ts'
-import { listMounts, locate, mountedSealable, workingCopyAt } from './mounts.ts'
+import type { CloneResult, CommitRequest, CommitResult, GroupCommitRequest, WorkingCopyRow } from './control-api.ts'
+import { listMounts, locate, type MountEntry, mountedSealable, sealTogether, workingCopyAt } from './mounts.ts'
+
+/** On local disk. */
+const UNSEAL_DEADLINE_MS = 120_000
 
 export interface WorkingCopiesComponents {
   readonly folders: MirrorFolders
   readonly blobs: Blobs
   readonly committer: Committer
   readonly random: Random
+}
+
+/** How a working copy is driven, and by which mount, if one has it open. */
+interface Driven {
+  readonly mount: MountEntry | undefined
+  readonly sealable: Sealable
 }
 
 type Which = Pick<CommitRequest, 'path' | 'workingCopy'>
@@ -51,20 +60,28 @@ export class WorkingCopies {
 
   async revert (name: string, signal: AbortSignal): Promise<WorkingCopyRow> {
     const { committer, folders } = this.#components
-    await committer.revert({ folder: join(folders.working, name), sealable: await this.#sealable(name), signal })
+    await committer.revert({ folder: join(folders.working, name), sealable: (await this.#driven(name)).sealable }, signal)
     return await this.#row(name)
   }
 
-  async commit (request: CommitRequest, signal: AbortSignal): Promise<CommitResult> {
-    const name = await this.#nameOf(request)
-    const { version, chunks, bytes, freezeMs } = await this.#components.committer.commit({
-      folder: join(this.#components.folders.working, name),
-      sealable: await this.#sealable(name),
-      as: request.as,
-      message: request.message,
-      signal
-    })
-    return { blob: version.blob, version: version.version, name: request.as ?? null, chunks, bytes, freezeMs, path: await this.#pathOf(name, request) }
+  async commit ({ message, ...which }: CommitRequest, signal: AbortSignal): Promise<CommitResult> {
+    const [result] = await this.commitGroup({ members: [which], message }, signal)
+    return result!
+  }
+
+  /** ERR_USAGE when they are not all of one mount, but for those that no mount has open. */
+  async commitGroup ({ members, message }: GroupCommitRequest, signal: AbortSignal): Promise<CommitResult[]> {
+    if (members.length === 0) throw new P2pvmError('ERR_USAGE', 'no working copy to commit')
+    const { committer, folders } = this.#components
+    const copies = await Promise.all(members.map(async (member) => {
+      const name = await this.#nameOf(member)
+      return { name, ...await this.#driven(name), folder: join(folders.working, name), as: member.as }
+    }))
+    const committed = await committer.commit({ members: copies, seal: async (signal) => await sealAll(copies, signal), message, signal })
+    return await Promise.all(committed.map(async ({ version: { blob, version }, chunks, bytes, freezeMs }, at) => {
+      const { name, as } = copies[at]!
+      return { blob, version, name: as ?? null, chunks, bytes, freezeMs, path: await this.#pathOf(name, members[at]!) }
+    }))
   }
 
   /** The working copy belongs to the new blob from now on. */
@@ -73,7 +90,7 @@ export class WorkingCopies {
     const { committer, folders } = this.#components
     const version = await committer.clone(
       async () => await readWorkingCopy(folders.working, name),
-      { folder: join(folders.working, name), sealable: await this.#sealable(name), name: request.name, signal })
+      { member: { folder: join(folders.working, name), sealable: (await this.#driven(name)).sealable }, name: request.name, signal })
     return { blob: version.blob, version: version.version, name: request.name ?? null, path: await this.#pathOf(name, request) }
   }
 
@@ -89,11 +106,11 @@ export class WorkingCopies {
     return exists ? second : await workingCopyAt(mount, inside)
   }
 
-  async #sealable (name: string): Promise<Sealable> {
+  async #driven (name: string): Promise<Driven> {
     const { folders, random } = this.#components
     const pid = await workingCopyHolder(folders.working, name)
     const mount = pid === undefined ? undefined : (await listMounts(folders.mounts)).find((entry) => entry.pid === pid)
-    return mount === undefined ? unmountedSealable(folders.working, name, random) : mountedSealable(mount, name)
+    return { mount, sealable: mount === undefined ? unmountedSealable(folders.working, name, random) : mountedSealable(mount, name) }
   }
 
   async #pathOf (name: string, { path }: Which): Promise<string> {
@@ -109,6 +126,26 @@ export class WorkingCopies {
   async #mountpoint (): Promise<string | undefined> {
     return (await listMounts(this.#components.folders.mounts))[0]?.mountpoint
   }
+}
+
+/** Those that no mount has open first: from then on nobody can open them, so that the others' moment is theirs as well. */
+async function sealAll (copies: ReadonlyArray<Driven & { readonly name: string }>, signal: AbortSignal): Promise<Sealed[]> {
+  const open = copies.filter(({ mount }) => mount !== undefined)
+  const mount = open[0]?.mount
+  const other = open.find((copy) => copy.mount?.id !== mount?.id)
+  if (other !== undefined) {
+    throw new P2pvmError('ERR_USAGE', `${open[0]!.name} and ${other.name} are open in different mounts: only working copies of one mount can be cut at one moment`)
+  }
+  const sealed = new Map<Driven, Sealed>()
+  try {
+    for (const copy of copies) if (copy.mount === undefined) sealed.set(copy, await copy.sealable.seal(signal))
+    const together = mount === undefined ? [] : await sealTogether(mount, open.map(({ name }) => name), signal)
+    for (const [at, one] of together.entries()) sealed.set(open[at]!, one)
+  } catch (error) {
+    for (const { sealable } of sealed.keys()) await sealable.unseal(AbortSignal.timeout(UNSEAL_DEADLINE_MS))
+    throw error
+  }
+  return copies.map((copy) => sealed.get(copy)!)
 }
 
 function rowOf ({ name, blob, version, size, dirtyBytes }: WorkingCopyInfo, mountpoint: string | undefined): WorkingCopyRow {

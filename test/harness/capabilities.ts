@@ -39,6 +39,8 @@ const PROBES = {
   casync: () => hasCommand('casync'),
   fio: () => hasCommand('fio'),
   python3: () => hasCommand('python3'),
+  /** A C compiler and the headers of the system. */
+  cc: () => hasCommand('cc'),
   strace: () => hasCommand('strace')
 } satisfies Record<string, () => boolean>
 

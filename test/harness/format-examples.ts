@@ -113,10 +113,10 @@ async function stateFile (): Promise<string> {
 
 async function commitFile (): Promise<string> {
   return await inFolder(async (folder) => {
-    await writeCommitIntent(folder, {
-      requestId: example.requestId, target: { kind: 'blob', blob: example.blob, expectedBase: 1 }, chunks: new Map([[6, example.otherChunkId], [7, null]]),
-      size: 32768, bytesChanged: 8192, message: ''
-    })
+    const member = {
+      target: { kind: 'blob', blob: example.blob, expectedBase: 1 } as const, chunks: new Map([[6, example.otherChunkId], [7, null]]), size: 32768, bytesChanged: 8192
+    }
+    await writeCommitIntent(folder, { request: { members: [member], message: '', requestId: example.requestId }, member: 0 })
     return await readFile(join(folder, 'commit.json'), 'utf8')
   })
 }

@@ -142,9 +142,9 @@ export class CrashingGuest {
     try {
       return await this.#with(unmounted, async (sealable) => {
         fabric.fate = fate
-        const { version } = await this.#committer.commit({ folder: FOLDER, sealable })
+        const [committed] = await this.#committer.commit({ members: [{ folder: FOLDER, sealable }], seal: async (signal) => [await sealable.seal(signal)] })
         durable?.()
-        return version
+        return committed!.version
       })
     } catch (error) {
       if (fate === 'answered') throw error
@@ -153,14 +153,14 @@ export class CrashingGuest {
   }
 
   async clone (): Promise<void> {
-    await this.#committer.clone(async () => await readWorkingCopy(WORKING, NAME), { folder: FOLDER, sealable: this.copy })
+    await this.#committer.clone(async () => await readWorkingCopy(WORKING, NAME), { member: { folder: FOLDER, sealable: this.copy } })
   }
 
   /** Back to the version that it lies on, or to the one that an unfinished commit has made. */
   async revert (): Promise<void> {
     const { fabric, model } = this.#around
     const intent = await readCommitIntent(FOLDER)
-    const base = (intent === undefined ? undefined : fabric.published(intent.requestId)) ?? baseOf(await readWorkingCopy(WORKING, NAME))
+    const base = (intent === undefined ? undefined : fabric.published(intent.request.requestId)) ?? baseOf(await readWorkingCopy(WORKING, NAME))
     const reverted = model?.revert(fabric.bytesOf(base))
     await this.#committer.revert({ folder: FOLDER, sealable: this.copy })
     reverted?.()

@@ -7,7 +7,7 @@ import type { Chunks } from '../../src/dht/chunks.ts'
 import type { VersionRef } from '../../src/mirror/source.ts'
 import { type ChunkId, chunkIdOf, isZero } from '../../src/protocols/cid.ts'
 import { P2pvmError } from '../../src/protocols/errors.ts'
-import type { Blobs, PublishRequest, VersionId } from '../../src/versioning/blobs.ts'
+import type { Blobs, GroupMember, GroupRequest, VersionId } from '../../src/versioning/blobs.ts'
 
 type Ids = ReadonlyArray<ChunkId | null>
 
@@ -90,24 +90,27 @@ export class ForkedFabric {
         const { ref, ids } = this.#of(source)
         return this.#add({ ...ref, blob: `clone-of-${ref.blob}`, version: 0 }, ids)
       },
-      publish: async (request: PublishRequest) => this.#publish(request),
-      outcome: async (requestId: string) => this.#requests.get(requestId)
+      publishGroup: async (request: GroupRequest) => [this.#publish(request)],
+      groupOutcome: async ({ requestId }: Pick<GroupRequest, 'requestId'>) => {
+        const version = this.#requests.get(requestId)
+        return version === undefined ? undefined : [version]
+      }
     } as unknown as Blobs
   }
 
-  #publish (request: PublishRequest): VersionRef {
-    const before = this.#requests.get(request.requestId)
+  #publish ({ requestId, members: [member] }: GroupRequest): VersionRef {
+    const before = this.#requests.get(requestId)
     if (before !== undefined) return before
     const { fate } = this
     this.fate = 'answered'
     if (fate === 'unavailable') throw new P2pvmError('ERR_UNAVAILABLE', 'the version manager is gone')
-    const version = this.#assign(request)
-    this.#requests.set(request.requestId, version)
+    const version = this.#assign(member!)
+    this.#requests.set(requestId, version)
     if (fate === 'answer lost') throw new P2pvmError('ERR_UNAVAILABLE', 'the answer was lost')
     return version
   }
 
-  #assign ({ target, chunks, size = 0 }: PublishRequest): VersionRef {
+  #assign ({ target, chunks, size = 0 }: GroupMember): VersionRef {
     if (target.kind !== 'blob') throw new Error('no such commits here')
     const base = this.#of({ blob: target.blob, version: target.expectedBase ?? 0 })
     const next = { blob: target.blob, version: base.ref.version + 1, size, chunkSize: this.chunkSize }

@@ -5,6 +5,7 @@
  */
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import type { CloneResult, CommitResult, ImportResult, VersionRow, WorkingCopyRow } from '../../src/node/control-api.ts'
 import { describeWith } from '../harness/capabilities.ts'
@@ -25,10 +26,11 @@ const COMMITS = 5
 /** Between two commits, so that each has something new. */
 const WRITES_BETWEEN = 1500
 const DEADLINE_MS = 60_000
+const INCLUDE = fileURLToPath(new URL('../../include', import.meta.url))
 
 const chance = new Chance(testSeed())
 
-describeWith(['root', 'fuse', 'python3'], `commit and clone of a working copy (P2PVM_TEST_SEED=${chance.seed})`, () => {
+describeWith(['root', 'fuse', 'python3', 'cc'], `commit and clone of a working copy (P2PVM_TEST_SEED=${chance.seed})`, () => {
   let live: LiveFabric
   let mountpoint: string
   let image: string
@@ -166,6 +168,20 @@ describeWith(['root', 'fuse', 'python3'], `commit and clone of a working copy (P
     expect(await primitive('ioctl', 'commit', join(mountpoint, 'by-name', 'original', String(original.version)))).toEqual({ errno: 'EROFS' })
   })
 
+  it('commits as the examples in C and Python do it', async () => {
+    const { path } = await workingCopy('by-example')
+    const program = join(live.folder, 'commit')
+    await ran('cc', '-Wall', '-Werror', '-I', INCLUDE, join(INCLUDE, 'examples/commit.c'), '-o', program)
+    await writeRunsMounted(path, changes('by-example'))
+    const fromC = await ran(program, path, 'example-image')
+    expect(await p2pvm('info', fromC)).toMatchObject({ version: 1, message: 'from C' })
+    expect(await exported('example-image', sha256Of)).toBe(await sha256OfMounted(path))
+    await writeRunsMounted(path, changes('by-example again'))
+    const fromPython = await ran('python3', join(INCLUDE, 'examples/commit.py'), path)
+    expect(await p2pvm('info', fromPython)).toMatchObject({ version: 2, message: 'from Python' })
+    expect(await exported('example-image', sha256Of)).toBe(await sha256OfMounted(path))
+  })
+
   it('commits and clones through extended attributes', async () => {
     const { path } = await workingCopy('by-attribute')
     await writeRunsMounted(path, changes('by-attribute'))
@@ -210,6 +226,18 @@ describeWith(['root', 'fuse', 'python3'], `commit and clone of a working copy (P
       return JSON.parse(ended.stdout) as Record<string, unknown>
     } finally {
       await script.kill()
+    }
+  }
+
+  /** What it printed. */
+  async function ran (command: string, ...args: string[]): Promise<string> {
+    const process = new LineProcess(command, args)
+    try {
+      const ended = await process.ended(DEADLINE_MS)
+      expect(ended).toMatchObject({ code: 0, stderr: '' })
+      return ended.stdout.trim()
+    } finally {
+      await process.kill()
     }
   }
 

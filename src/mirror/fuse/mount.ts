@@ -17,7 +17,8 @@ import { ERRNO, errnoOf } from '../errno.ts'
 import { Namespace } from '../namespace.ts'
 import { OpenFiles } from '../open-files.ts'
 import { Operations } from '../operations.ts'
-import type { Sealable } from '../sealable.ts'
+import { type GroupSealable, sealTogether, type Together } from '../seal-together.ts'
+import type { Sealable, Sealed } from '../sealable.ts'
 import type { MirrorFolders, MirrorSource } from '../source.ts'
 import type { Trace } from '../trace.ts'
 import { VersionTables } from '../version-tables.ts'
@@ -56,6 +57,8 @@ export interface Mount {
   readonly connection: number
   /** A working copy of this mount, by name; each call opens it for as long as it lasts. */
   sealable (name: string): Sealable
+  /** Working copies of this mount, cut at one moment; see seal-together.ts. */
+  sealTogether (names: readonly string[], signal: AbortSignal): Promise<Sealed[]>
   /** The name of the working copy at a path below the mountpoint, brought into being if it is an alias. ERR_NOT_FOUND, ERR_NOT_ALLOWED for a version. */
   workingCopyAt (path: readonly string[]): Promise<string>
   /** Working copies that this mount has open. */
@@ -156,13 +159,21 @@ class RunningMount implements Mount {
     return this.#parts.driver.connection
   }
 
+  async sealTogether (names: readonly string[], signal: AbortSignal): Promise<Sealed[]> {
+    return await sealTogether(names.map((name) => this.#copyNamed(name)), this.#parts.clock, signal)
+  }
+
   sealable (name: string): Sealable {
+    return this.#copyNamed(name)
+  }
+
+  #copyNamed (name: string): Sealable & GroupSealable {
     const withCopy = async <T> (signal: AbortSignal, work: (copy: MountedCopy) => Promise<T>): Promise<T> => {
       const inode = await this.#parts.namespace.walk(['working', name], signal)
       return await this.#parts.files.withCopy(inode, work)
     }
     return {
-      seal: async (signal) => await withCopy(signal, async (copy) => await copy.seal(signal)),
+      seal: async (signal, together?: Together) => await withCopy(signal, async (copy) => await copy.seal(signal, together)),
       rebase: async (version, signal) => { await withCopy(signal, async (copy) => { await copy.rebase(version, signal) }) },
       unseal: async (signal) => { await withCopy(signal, async (copy) => { await copy.unseal(signal) }) },
       reassign: async (version, signal) => { await withCopy(signal, async (copy) => { await copy.reassign(version, signal) }) },

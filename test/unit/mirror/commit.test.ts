@@ -11,13 +11,14 @@ import { type Committed, Committer } from '../../../src/mirror/commit.ts'
 import { readCommitIntent } from '../../../src/mirror/commit-intent.ts'
 import { writeFully } from '../../../src/mirror/files.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
+import type { Sealed } from '../../../src/mirror/sealable.ts'
 import { unmountedSealable } from '../../../src/mirror/unmounted-copy.ts'
 import { createWorkingCopy, listWorkingCopies, LockedCopy } from '../../../src/mirror/working-copy.ts'
 import { nodeClock as clock, nodeRandom as random } from '../../../src/node/world.ts'
 import { type ChunkId, chunkIdOf } from '../../../src/protocols/cid.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
 import type { BlobClient } from '../../../src/versioning/blob-client.ts'
-import type { PublishRequest, Version } from '../../../src/versioning/blobs.ts'
+import type { GroupRequest, Version } from '../../../src/versioning/blobs.ts'
 import { MemoryFabric } from '../../harness/memory-fabric.ts'
 
 const PAGES = 8
@@ -46,8 +47,8 @@ beforeEach(async () => {
 
 afterEach(() => { rmSync(working, { recursive: true }) })
 
-async function write (page: number, byte: number): Promise<void> {
-  const copy = await LockedCopy.open(working, NAME, random)
+async function write (page: number, byte: number, name = NAME): Promise<void> {
+  const copy = await LockedCopy.open(working, name, random)
   const { pagesFd, mapFd } = copy.top.view()
   writeFully(pagesFd, Buffer.alloc(PAGE_BYTES, byte), 0, PAGE_BYTES, page * PAGE_BYTES)
   copy.top.map.mark(mapFd, page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
@@ -56,8 +57,8 @@ async function write (page: number, byte: number): Promise<void> {
 
 /** By a daemon that has just started. */
 async function commit (blobs: BlobClient = fabric.client(), as?: string): Promise<Committed> {
-  const committer = new Committer({ blobs, chunks: fabric.chunks, cache, clock, random })
-  return await committer.commit({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random), as })
+  const [committed] = await commitAll([{ name: NAME, as }], blobs)
+  return committed!
 }
 
 async function revert (): Promise<void> {
@@ -65,12 +66,18 @@ async function revert (): Promise<void> {
   await committer.revert({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random) })
 }
 
-/** A client of which `publish` is the test's. */
-function withPublish (publish: (request: PublishRequest, blobs: BlobClient) => Promise<Version>): BlobClient {
+async function commitAll (which: ReadonlyArray<{ name: string, as?: string | undefined }>, blobs: BlobClient = fabric.client()): Promise<Committed[]> {
+  const members = which.map(({ name, as }) => ({ folder: join(working, name), sealable: unmountedSealable(working, name, random), as }))
+  const seal = async (signal: AbortSignal): Promise<Sealed[]> => await Promise.all(members.map(async ({ sealable }) => await sealable.seal(signal)))
+  return await new Committer({ blobs, chunks: fabric.chunks, cache, clock, random }).commit({ members, seal })
+}
+
+/** A client of which `publishGroup` is the test's. */
+function withPublish (publish: (request: GroupRequest, blobs: BlobClient) => Promise<Version[]>): BlobClient {
   const blobs = fabric.client()
   return new Proxy(blobs, {
     get: (_, property) => {
-      if (property === 'publish') return async (request: PublishRequest) => await publish(request, blobs)
+      if (property === 'publishGroup') return async (request: GroupRequest) => await publish(request, blobs)
       const value: unknown = Reflect.get(blobs, property, blobs)
       return typeof value === 'function' ? value.bind(blobs) as unknown : value
     }
@@ -78,9 +85,9 @@ function withPublish (publish: (request: PublishRequest, blobs: BlobClient) => P
 }
 
 /** First bytes of the pages of each version. */
-async function history (): Promise<number[][]> {
+async function history (blob = base.blob): Promise<number[][]> {
   const blobs = fabric.client()
-  return await Promise.all((await blobs.log(base.blob)).slice(1).map(async (version) => {
+  return await Promise.all((await blobs.log(blob)).slice(1).map(async (version) => {
     const bytes = await blobs.read(version, 0, version.size)
     return Array.from({ length: PAGES }, (_, page) => bytes[page * PAGE_BYTES]!)
   }))
@@ -142,7 +149,7 @@ describe('a commit', () => {
 
     await write(2, 4)
     await expect(commit(withPublish(async (request, blobs) => {
-      await blobs.publish(request)
+      await blobs.publishGroup(request)
       throw lost
     }))).rejects.toBe(lost)
     await revert()
@@ -155,7 +162,7 @@ describe('a commit', () => {
   it('that was published and whose answer was lost is there once, and the next one goes on from it', async () => {
     await write(0, 2)
     await expect(commit(withPublish(async (request, blobs) => {
-      await blobs.publish(request)
+      await blobs.publishGroup(request)
       throw lost
     }))).rejects.toBe(lost)
     expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: PAGE_BYTES }])
@@ -180,5 +187,66 @@ describe('a commit', () => {
     expect(await readCommitIntent(join(working, NAME))).toBeUndefined()
     expect((await history()).length).toBe(2)
     expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: PAGE_BYTES }])
+  })
+})
+
+describe('a commit of several', () => {
+  let other: Version
+
+  beforeEach(async () => {
+    const { blob } = await fabric.client().create({ chunkSize: PAGE_BYTES })
+    other = await fabric.client().write(blob, [{ offset: 0, bytes: new Uint8Array(PAGES * PAGE_BYTES).fill(4) }])
+    await createWorkingCopy(working, 'vm2', other, random)
+    await write(0, 2)
+    await write(0, 5, 'vm2')
+  })
+
+  const both = [{ name: NAME }, { name: 'vm2' }]
+  const after = [[1, 1, 1, 1, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1, 1]]
+  const otherAfter = [[4, 4, 4, 4, 4, 4, 4, 4], [5, 4, 4, 4, 4, 4, 4, 4]]
+
+  it('is a version of each', async () => {
+    expect(await commitAll(both)).toMatchObject([{ version: { blob: base.blob, version: 2 }, chunks: 1 }, { version: { blob: other.blob, version: 2 }, chunks: 1 }])
+    expect([await history(), await history(other.blob)]).toEqual([after, otherAfter])
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 2, dirtyBytes: 0 }, { version: 2, dirtyBytes: 0 }])
+  })
+
+  it('is a version of none when one of the blobs has moved on, and loses nothing', async () => {
+    await fabric.client().write(other.blob, [{ offset: 0, bytes: new Uint8Array([9]) }])
+    await expect(commitAll(both)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    expect(await history()).toHaveLength(1)
+    for (const { name } of both) expect(await readCommitIntent(join(working, name))).toBeUndefined()
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: PAGE_BYTES }, { version: 1, dirtyBytes: PAGE_BYTES }])
+    await commit()
+    expect(await history()).toEqual(after)
+  })
+
+  it('whose answer was lost is finished by the next commit of each, whichever comes first', async () => {
+    await expect(commitAll(both, withPublish(async (request, blobs) => {
+      await blobs.publishGroup(request)
+      throw lost
+    }))).rejects.toBe(lost)
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 1, dirtyBytes: PAGE_BYTES }, { version: 1, dirtyBytes: PAGE_BYTES }])
+    await write(1, 6, 'vm2')
+    expect(await commitAll([{ name: 'vm2' }])).toMatchObject([{ version: { blob: other.blob, version: 3 } }])
+    await write(1, 3)
+    expect(await commit()).toMatchObject({ version: { version: 3 } })
+    expect(await history()).toEqual([...after, [2, 3, 1, 1, 1, 1, 1, 1]])
+    expect(await history(other.blob)).toEqual([...otherAfter, [5, 6, 4, 4, 4, 4, 4, 4]])
+  })
+
+  it('that never reached the version manager is published whole by the next commit of one of them', async () => {
+    await expect(commitAll(both, withPublish(async () => { throw lost }))).rejects.toBe(lost)
+    await commit()
+    expect(await history(other.blob)).toEqual(otherAfter)
+    expect(await history()).toEqual([...after, after[1]]) // and its own, in which nothing is new
+    await commitAll([{ name: 'vm2' }])
+    expect(await history(other.blob)).toEqual([...otherAfter, otherAfter[1]])
+    expect(await listWorkingCopies(working)).toMatchObject([{ dirtyBytes: 0 }, { dirtyBytes: 0 }])
+  })
+
+  it('takes each once', async () => {
+    await expect(commitAll([...both, { name: NAME }])).rejects.toMatchObject({ code: 'ERR_USAGE' })
+    expect(await commitAll([{ name: NAME, as: 'one' }, { name: 'vm2', as: 'two' }])).toMatchObject([{ version: { version: 1 } }, { version: { version: 1 } }])
   })
 })

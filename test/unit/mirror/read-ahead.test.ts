@@ -63,6 +63,14 @@ describe('read-ahead', () => {
     expect(ahead.missed(8, 9, all)).toEqual([10, 11, 12])
   })
 
+  it('knows a reader again behind holes that nothing was fetched beyond', () => {
+    const ahead = new ReadAhead(CHUNK)
+    const all = slots(100, Object.fromEntries(Array.from({ length: 15 }, (_, at) => [6 + at, SLOT_HOLE])))
+    for (const index of [0, 1, 2]) ahead.missed(index, index + 1, all)
+    expect(ahead.missed(3, 4, all)).toEqual([4, 5])
+    expect(ahead.missed(21, 22, all)).toEqual([22, 23, 24, 25])
+  })
+
   it('keeps several readers apart', () => {
     const ahead = new ReadAhead(CHUNK)
     const all = slots(1000)

@@ -125,6 +125,8 @@ describe('results', () => {
     expect(await document('clone', './x')).toMatchObject({ path: join(process.cwd(), 'x') })
     expect(await document('commit', 'vm1', '--as', 'three', '--message', 'm')).toMatchObject({ blob: 'b', version: 2, chunks: 1, bytes: 4096, freezeMs: 0.5, path: join(process.cwd(), 'vm1') })
     expect(daemon.calls.at(-1)?.argument).toMatchObject({ as: 'three', message: 'm' })
+    expect(await document('commit', '--group', 'vm1', 'vm2')).toMatchObject({ members: [{ path: join(process.cwd(), 'vm1'), name: null }, { path: join(process.cwd(), 'vm2') }] })
+    expect(await document('commit', '--as', 'x', '--as', 'y', 'vm1', 'vm2', '--group')).toMatchObject({ members: [{ name: 'x' }, { name: 'y' }] })
     expect(await document('status')).toMatchObject({ roles: ['storage'], stored: { chunks: 0, bytes: 0 }, cache: { chunks: 3, bytesMax: 2 ** 30 } })
     expect((await run(['status'])).stdout).toMatch(/^cache +3 chunks, 768 KiB of 1 GiB$/m)
     expect(await document('peers')).toMatchObject({ members: [{ peerId: 'peer', state: 'up' }] })

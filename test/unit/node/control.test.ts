@@ -66,6 +66,8 @@ describe('control socket', () => {
     await client.removeWorkingCopy('a/b c%')
     expect(daemon.calls.at(-1)?.argument).toBe('a/b c%')
     expect(await client.commit({ path: '/m/working/a', as: 'new' })).toMatchObject({ name: 'new', path: '/m/working/a' })
+    expect(await client.commitGroup({ members: [{ path: '/a' }, { workingCopy: 'b', as: 'new' }], message: 'both' })).toMatchObject({ members: [{ path: '/a', name: null }, { name: 'new' }] })
+    expect(daemon.calls.at(-1)?.argument).toEqual({ members: [{ path: '/a' }, { workingCopy: 'b', as: 'new' }], message: 'both' })
     expect(await client.metrics()).toContain('p2pvm_x_total 1')
   })
 
@@ -186,6 +188,9 @@ describe('control socket', () => {
     ['POST', '/v1/fetch', '{"chunks": [], "priority": "soon"}', 400, 'ERR_USAGE'],
     ['POST', '/v1/clone', '{"ref": "a", "path": "/b"}', 400, 'ERR_USAGE'],
     ['POST', '/v1/commit', '{}', 400, 'ERR_USAGE'],
+    ['POST', '/v1/commit-group', '{}', 400, 'ERR_USAGE'],
+    ['POST', '/v1/commit-group', '{"members": [{}]}', 400, 'ERR_USAGE'],
+    ['POST', '/v1/commit-group', '{"members": [null]}', 400, 'ERR_USAGE'],
     ['POST', '/v1/import?name=a&chunkSize=65536', 'garbage', 400, 'ERR_PROTOCOL'],
     ['POST', '/v1/blobs', '{"chunkSize": "4096"}', 400, 'ERR_USAGE'],
     ['POST', '/v1/blobs', '{"fanOut": 2.5}', 400, 'ERR_USAGE'],

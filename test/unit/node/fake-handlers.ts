@@ -229,6 +229,11 @@ export class FakeDaemon implements ControlHandlers {
     return { blob: 'b', version: 2, name: request.as ?? null, chunks: 1, bytes: 4096, freezeMs: 0.5, path: request.path ?? '' }
   }
 
+  async commitGroup (request: Parameters<ControlHandlers['commitGroup']>[0]): ReturnType<ControlHandlers['commitGroup']> {
+    this.#called('commitGroup', request)
+    return { members: request.members.map(({ path = '', as }) => ({ blob: 'b', version: 2, name: as ?? null, chunks: 1, bytes: 4096, freezeMs: 0.5, path })) }
+  }
+
   async metrics (): Promise<string> {
     this.#called('metrics')
     return '# TYPE p2pvm_x_total counter\np2pvm_x_total 1\n'
