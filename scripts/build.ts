@@ -1,5 +1,5 @@
 /**
- * Builds dist/: the command, the library and the FUSE worker, and the library's types.
+ * Builds dist/: the command, the library, the FUSE server and its worker, and the library's types.
  *
  *   node scripts/build.ts             everything
  *   node scripts/build.ts --no-types  without the declarations

@@ -9,7 +9,8 @@ export const root = resolve(import.meta.dirname, '..')
 export const entryPoints = {
   p2pvm: 'src/node/main.ts',
   index: 'src/node/index.ts',
-  'fuse-worker': 'src/mirror/fuse/worker.ts'
+  'fuse-worker': 'src/mirror/fuse/worker.ts',
+  'mount-server': 'src/node/mount-server.ts'
 }
 
 /** Replaces the folder, once the bundle is made. */

@@ -5,7 +5,8 @@
  *
  * State it owns: `<working>/<name>/commit.json`, the publication that was asked for and not yet confirmed. It is on disk
  * before the version manager is asked, and is finished first when the next commit comes, so that a crash on either side
- * publishes a commit once or not at all. Not for: the cut itself (`mounted-copy.ts`), the upload (`commit-upload.ts`), the tree
+ * publishes a commit once or not at all; and `committed.json`, what became of one that was asked for under an id, for whoever has
+ * not heard the answer and asks again. Not for: the cut itself (`mounted-copy.ts`), the upload (`commit-upload.ts`), the tree
  * (`versioning/`).
  */
 import { withDeadline } from '../protocols/abort.ts'
@@ -13,7 +14,7 @@ import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Random } from '../protocols/seams.ts'
 import { GROUP_MEMBERS_MAX, type GroupRequest, type Target, type Version, type VersionId } from '../versioning/blobs.ts'
 import { checkImageName } from '../versioning/image-name.ts'
-import { clearCommitIntent, readCommitIntent, writeCommitIntent } from './commit-intent.ts'
+import { clearCommitIntent, readCommitIntent, readCommitOutcome, writeCommitIntent, writeCommitOutcome } from './commit-intent.ts'
 import { settleAll, type Uploaded, type UploadComponents, uploadSealed } from './commit-upload.ts'
 import type { Sealable, Sealed } from './sealable.ts'
 
@@ -37,6 +38,8 @@ export interface CommitInit {
   /** Cuts all of them at one moment, in their order. When it fails none is sealed. */
   readonly seal: (signal: AbortSignal) => Promise<Sealed[]>
   readonly message?: string | undefined
+  /** The same again is the same commit. */
+  readonly id?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
 
@@ -71,19 +74,34 @@ export class Committer {
    * moved on, a name is taken, or a commit of one of them is under way; then nothing is lost and it can be tried again.
    */
   async commit (init: CommitInit): Promise<Committed[]> {
-    const { members, signal } = init
+    const { members, id, signal } = init
     if (members.length > GROUP_MEMBERS_MAX) throw new P2pvmError('ERR_USAGE', `at most ${GROUP_MEMBERS_MAX} working copies are committed together`)
     for (const { as } of members) if (as !== undefined) checkImageName(as)
     return await this.#alone(members, async () => {
       for (const member of members) await this.#finishEarlier(member, signal)
+      const before = await Promise.all(members.map(async (member) => await this.#outcomeOf(member, id, signal)))
+      if (before.every((one) => one !== undefined)) return before
       const sealed = await init.seal(signalOf(init))
       const committed = await this.#publishSealed(sealed, init)
       await settleAll(members.map(async ({ folder, sealable }, at) => {
         await this.#unhurried(async (signal) => { await sealable.rebase(committed[at]!.version, signal) })
-        await clearCommitIntent(folder)
+        await this.#end(folder, id, committed[at]!)
       }))
       return committed
     })
+  }
+
+  /** Of this very commit, if it was made before. */
+  async #outcomeOf ({ folder }: CommitMember, id: string | undefined, signal: AbortSignal | undefined): Promise<Committed | undefined> {
+    const outcome = id === undefined ? undefined : await readCommitOutcome(folder)
+    if (outcome === undefined || outcome.id !== id) return undefined
+    const { blob, version, chunks, bytes, freezeMs } = outcome
+    return { version: await this.#components.blobs.version({ blob, version }, { signal }), chunks, bytes, freezeMs }
+  }
+
+  async #end (folder: string, id: string | undefined, { version: { blob, version }, chunks, bytes, freezeMs }: Committed): Promise<void> {
+    if (id !== undefined) await writeCommitOutcome(folder, { id, blob, version, chunks, bytes, freezeMs })
+    await clearCommitIntent(folder)
   }
 
   async #publishSealed (sealed: readonly Sealed[], init: CommitInit): Promise<Committed[]> {
@@ -151,29 +169,34 @@ export class Committer {
 
   /**
    * A commit whose end nobody saw: the same request again has the same outcome. Its pages are still in the overlay (they
-   * were folded back), so basing the working copy on the published version changes no byte of it. Those that were committed with it
+   * were folded back, or are now), so basing the working copy on the published version changes no byte of it. Those that were committed with it
    * keep their own intents, and are finished when their own next commit comes.
    */
   async #finishEarlier ({ folder, sealable }: Omit<CommitMember, 'as'>, signal: AbortSignal | undefined): Promise<void> {
     const intent = await readCommitIntent(folder)
     if (intent === undefined) return
+    const { request, member, id } = intent
+    let version
     try {
-      const versions = await this.#components.blobs.publishGroup(intent.request, { signal })
-      await sealable.reassign(versions[intent.member]!, signalOf({ signal }))
+      version = (await this.#components.blobs.publishGroup(request, { signal }))[member]!
+      await sealable.reassign(version, signalOf({ signal }))
+      if (id !== undefined) await sealable.unseal(signalOf({ signal })) // nobody else ends it
     } catch (error) {
       if (!isRefusal(error)) throw error
+      await clearCommitIntent(folder)
+      return
     }
-    await clearCommitIntent(folder)
+    await this.#end(folder, id, { version, chunks: request.members[member]!.chunks.size, bytes: 0, freezeMs: 0 })
   }
 
   /**
    * With a request id of its own. The version manager may take us for dead (this machine slept, or could not reach it for long): then it
    * has aborted the versions, which changed nothing, and the same is asked for again as a new request.
    */
-  async #publishAnew (what: Omit<GroupRequest, 'requestId'>, { members, signal }: CommitInit): Promise<Version[]> {
+  async #publishAnew (what: Omit<GroupRequest, 'requestId'>, { members, id, signal }: CommitInit): Promise<Version[]> {
     for (let attempt = 1; ; attempt += 1) {
       const request = { ...what, requestId: Buffer.from(this.#components.random.bytes(16)).toString('hex') }
-      for (const [member, { folder }] of members.entries()) await writeCommitIntent(folder, { request, member })
+      for (const [member, { folder }] of members.entries()) await writeCommitIntent(folder, id === undefined ? { request, member } : { request, member, id })
       try {
         return await this.#components.blobs.publishGroup(request, { signal })
       } catch (error) {

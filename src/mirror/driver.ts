@@ -7,7 +7,10 @@
  *
  * Everything else of a mount is the same for both (`fuse/mount.ts`).
  */
+import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { FileViewInit } from './file-view.ts'
+import type { KernelState } from './kernel-state.ts'
+import type { Journal } from './mount-journal.ts'
 import type { Operations } from './operations.ts'
 
 export type DriverName = 'direct' | 'fuse-native'
@@ -16,6 +19,15 @@ export type DriverName = 'direct' | 'fuse-native'
 export type DriverChoice = 'auto' | DriverName
 
 export const DRIVER_CHOICES: readonly DriverChoice[] = ['auto', 'direct', 'fuse-native']
+
+/** What a server of a mount that outlives it (`fuse/keeper.ts`) leaves behind, and what it finds. */
+export interface Succession {
+  readonly journal: Journal
+  /** There may be one after this: the kernel is to keep what it has not answered. */
+  readonly resend: boolean
+  /** What the kernel takes for known, from the server before this one. */
+  readonly before: KernelState | undefined
+}
 
 export interface Driver {
   readonly name: DriverName
@@ -32,8 +44,8 @@ export interface Driver {
   readonly counters: Readonly<Record<string, number>>
   /** Resolves when the connection has ended, whoever ended it. */
   readonly ended: Promise<void>
-  /** It has been mounted, and is served from now on, when this resolves. */
-  serve (operations: Operations): Promise<void>
+  /** It has been mounted, and is served from now on, when this resolves. `resend`: the kernel keeps what a killed server has not answered. */
+  serve (operations: Operations, succession: Succession): Promise<{ readonly resend: boolean }>
   /** Brings a file to whoever answers without the main thread; resolves when none can be using what it had before. */
   publish (view: FileViewInit): Promise<void>
   withdraw (fh: number): Promise<void>
@@ -46,4 +58,27 @@ export interface Driver {
   abort (): void
   /** After `ended`. */
   close (): void
+}
+
+/**
+ * Trying is the only sure way to know whether one may mount. ERR_NOT_ALLOWED, with the reasons of both, when neither can; else what
+ * the driver says.
+ */
+export async function chooseDriver<T> (choice: DriverChoice, attempts: Readonly<Record<DriverName, () => Promise<T>>>): Promise<T> {
+  if (choice !== 'auto') return await attempts[choice]()
+  try {
+    return await attempts.direct()
+  } catch (direct) {
+    if (errorCodeOf(direct) !== 'ERR_NOT_ALLOWED') throw direct
+    try {
+      return await attempts['fuse-native']()
+    } catch (native) {
+      if (errorCodeOf(native) !== 'ERR_NOT_ALLOWED') throw native
+      throw new P2pvmError('ERR_NOT_ALLOWED', `${messageOf(direct)}; ${messageOf(native)}`, {}, direct)
+    }
+  }
+}
+
+function messageOf (error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }

@@ -11,7 +11,8 @@
  * Stores through mmap are not held by the kernel: such a page is in the cut as it was when it was last written back.
  *
  * A sealed overlay found when the file is opened (a crash in the middle of a commit) stays where it is: reads go through it.
- * The daemon, which knows what became of the commit, rebases or unseals; the next seal folds it otherwise.
+ * The daemon, which knows what became of the commit, rebases or unseals; the next seal folds it otherwise. Each of these is
+ * safe to ask for again when nobody heard the answer: so a FUSE server may be killed at any point, and the next one be asked.
  */
 import { setImmediate as afterIo } from 'node:timers/promises'
 import { withDeadline } from '../protocols/abort.ts'
@@ -20,7 +21,9 @@ import type { Clock, Log, Random } from '../protocols/seams.ts'
 import { ERRNO, ErrnoError } from './errno.ts'
 import { type Growable, MountedFile, type MountedFileComponents } from './mounted-file.ts'
 import { Mutex } from './mutex.ts'
+import type { Journal } from './mount-journal.ts'
 import type { CopyInode } from './namespace.ts'
+import type { LockOwner } from './processes.ts'
 import { foldUnder, type Overlay } from './overlay.ts'
 import { withSignal } from './patience.ts'
 import type { Together } from './seal-together.ts'
@@ -43,6 +46,10 @@ export interface MountedCopyComponents extends MountedFileComponents {
   readonly working: string
   /** Of this mount; see WorkingCopyState.holder. */
   readonly holder: string
+  /** In whose name working copies are locked; undefined: of this process. */
+  readonly owner?: LockOwner | undefined
+  /** Of a mount that outlives its server. */
+  readonly journal?: Journal
   readonly startFsync: (name: string, signal: AbortSignal) => FsyncProcess
   /** See `driver.ts`. */
   readonly writeback: boolean
@@ -93,15 +100,27 @@ export class MountedCopy implements Sealable, Growable {
     return this.#sealedHere
   }
 
+  /** Sealed by a server before this one: the commit's end is still to come. */
+  resumeCommit (): void {
+    this.#sealedHere = this.#locked?.sealed !== undefined
+  }
+
+  #noteCommitting (on: boolean): void {
+    if (this.#sealedHere === on) return
+    this.#sealedHere = on
+    this.#components.journal?.append({ kind: 'committing', workingCopy: this.inode.name, on })
+  }
+
   /** The working copy of an alias that nobody has written to comes into being now. */
   async makeWritable (): Promise<LockedCopy> {
     const { inode } = this
     return await this.#making.run(async () => {
       if (this.#locked !== undefined) return this.#locked
-      const { working, random, holder } = this.#components
+      const { working, random, holder, owner, journal } = this.#components
       await createWorkingCopy(working, inode.name, inode.ref, random, { ino: inode.ino, origin: inode.ref, holder })
       inode.unborn = false
-      this.#locked = await LockedCopy.open(working, inode.name, random)
+      journal?.append({ kind: 'born', ino: String(inode.ino) })
+      this.#locked = await LockedCopy.open(working, inode.name, random, owner)
       await this.file.change({ top: this.#locked.top })
       return this.#locked
     })
@@ -151,7 +170,7 @@ export class MountedCopy implements Sealable, Growable {
       }
       const { sealed } = locked
       if (sealed === undefined) throw new P2pvmError('ERR_INTERNAL', 'the cut left no sealed overlay')
-      this.#sealedHere = true
+      this.#noteCommitting(true)
       await sealed.sync()
       return { base: baseOf(locked.state), size: sealed.size, overlay: sealed.folder, freezeMs }
     })
@@ -202,7 +221,7 @@ export class MountedCopy implements Sealable, Growable {
         await locked.change({ ...basedOn(version), sealed: undefined })
         locked.sealed = undefined
       })
-      this.#sealedHere = false
+      this.#noteCommitting(false)
       if (sealed !== undefined) await locked.discard(sealed)
     })
   }
@@ -238,7 +257,7 @@ export class MountedCopy implements Sealable, Growable {
     await this.#operations.run(async () => {
       signal.throwIfAborted()
       if (this.#locked?.sealed !== undefined) await this.#fold(this.#locked)
-      this.#sealedHere = false
+      this.#noteCommitting(false)
     })
   }
 
@@ -264,7 +283,7 @@ export class MountedCopy implements Sealable, Growable {
       if (this.#locked === undefined) return
       const old = await this.#locked.revert()
       await this.file.change({ top: this.#locked.top, sealed: undefined })
-      this.#sealedHere = false
+      this.#noteCommitting(false)
       for (const overlay of old) await this.#locked.discard(overlay)
     })
   }
@@ -288,7 +307,7 @@ export class MountedCopy implements Sealable, Growable {
 
 async function openLocked (inode: CopyInode, components: MountedCopyComponents): Promise<LockedCopy | undefined> {
   try {
-    const locked = await LockedCopy.open(components.working, inode.name, components.random)
+    const locked = await LockedCopy.open(components.working, inode.name, components.random, components.owner)
     if (locked.state.ino === String(inode.ino)) return locked
     await locked.close()
   } catch (error) {

@@ -9,7 +9,7 @@
  * An inode number belongs to a version or to a working copy, never to a path: the first are derived, the second random and
  * kept in state.json. An alias that nobody has written to has its number reserved here, as long as the kernel knows it.
  *
- * State it owns: the inodes that the kernel knows (nlookup). Not for: open files (`open-files.ts`), the wire (`fuse/`).
+ * State it owns: the inodes that the kernel knows (nlookup), which a server that takes over is told again (`restore`). Not for: open files (`open-files.ts`), the wire (`fuse/`).
  */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
@@ -17,6 +17,7 @@ import { join } from 'node:path'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Random } from '../protocols/seams.ts'
 import { ERRNO, ErrnoError } from './errno.ts'
+import type { InodeEntry, KnownInode } from './kernel-state.ts'
 import { patiently } from './patience.ts'
 import type { MirrorSource, VersionRef } from './source.ts'
 import { baseOf, randomIno, readWorkingCopy, workingCopyNames, type WorkingCopyState } from './working-copy.ts'
@@ -55,6 +56,8 @@ export interface NamespaceComponents {
   readonly random: Random
   /** Folder of the working copies. */
   readonly working: string
+  /** When the mount began, the modification time of what never changes; now, unless told. */
+  readonly startedMs?: number
 }
 
 const BLOB_ID = /^[a-z2-7]{16}$/
@@ -76,7 +79,7 @@ export class Namespace {
 
   constructor (components: NamespaceComponents) {
     this.#components = components
-    this.#startedMs = components.clock.now()
+    this.#startedMs = components.startedMs ?? components.clock.now()
     this.#inodes.set(ROOT_INO, { inode: this.#root, nlookup: Infinity })
   }
 
@@ -85,6 +88,35 @@ export class Namespace {
     const known = this.#inodes.get(ino)
     if (known === undefined) throw new ErrnoError(ERRNO.ESTALE)
     return known.inode
+  }
+
+  /** Before anything is looked up: what the kernel knows from a server before this one. */
+  async restore (inodes: Iterable<readonly [ino: string, InodeEntry]>): Promise<void> {
+    for (const [number, { inode: known, nlookup, mtimeMs }] of inodes) {
+      const ino = BigInt(number)
+      const inode = await this.#restored(ino, known, mtimeMs)
+      this.#inodes.set(ino, { inode, nlookup })
+      if (inode.kind === 'copy' && inode.unborn) this.#unborn.set(inode.name, inode)
+    }
+  }
+
+  async #restored (ino: bigint, known: KnownInode, mtimeMs: number | undefined): Promise<Inode> {
+    const startedMs = this.#startedMs
+    switch (known.kind) {
+      case 'by-name': return this.#byName
+      case 'working': return this.#working
+      case 'version': return { ...known, ino, mtimeMs: startedMs }
+      case 'image':
+      case 'blob': return { ...known, ino }
+      case 'copy': {
+        const state = await this.#readCopy(known.name)
+        // Its server may have died between bringing it into being and saying so; or it was removed, and opening it says so.
+        const inode = state !== undefined && BigInt(state.ino) === ino
+          ? await this.#newCopyInode(state)
+          : { ...known, ino, size: known.ref.size, mtimeMs: startedMs }
+        return mtimeMs === undefined ? inode : { ...inode, mtimeMs }
+      }
+    }
   }
 
   /** The kernel is told of this inode once more. */
@@ -173,12 +205,13 @@ export class Namespace {
   }
 
   async #copyInode (state: WorkingCopyState): Promise<Inode> {
-    const ino = BigInt(state.ino)
-    const known = this.#known(ino)
-    if (known !== undefined) return known
+    return this.#known(BigInt(state.ino)) ?? await this.#newCopyInode(state)
+  }
+
+  async #newCopyInode (state: WorkingCopyState): Promise<CopyInode> {
     // The end of a commit may take that overlay away just now.
     const pages = await stat(join(this.#components.working, state.name, state.top, 'pages')).catch(() => undefined)
-    return { kind: 'copy', ino, name: state.name, ref: baseOf(state), size: state.size, unborn: false, mtimeMs: pages?.mtimeMs ?? this.#startedMs }
+    return { kind: 'copy', ino: BigInt(state.ino), name: state.name, ref: baseOf(state), size: state.size, unborn: false, mtimeMs: pages?.mtimeMs ?? this.#startedMs }
   }
 
   #known (ino: bigint): Inode | undefined {
@@ -221,6 +254,24 @@ export class Namespace {
       default: throw new ErrnoError(ERRNO.ENOTDIR)
     }
   }
+}
+
+/** What a server that comes later needs to know this inode again. The root is always known. */
+export function knownInode (inode: Inode): KnownInode {
+  switch (inode.kind) {
+    case 'by-name':
+    case 'working': return { kind: inode.kind }
+    case 'image': return { kind: 'image', image: inode.image, blob: inode.blob }
+    case 'blob': return { kind: 'blob', blob: inode.blob }
+    case 'version': return { kind: 'version', ref: refOf(inode.ref) }
+    case 'copy': return { kind: 'copy', name: inode.name, ref: refOf(inode.ref), unborn: inode.unborn }
+    case 'root': throw new P2pvmError('ERR_INTERNAL', 'the root is never looked up')
+  }
+}
+
+/** Whatever else came with it. */
+function refOf ({ blob, version, size, chunkSize }: VersionRef): VersionRef {
+  return { blob, version, size, chunkSize }
 }
 
 /** The kernel replaces it by what a lookup says; libfuse's FUSE_UNKNOWN_INO. */

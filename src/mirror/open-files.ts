@@ -7,6 +7,7 @@ import { ERRNO, ErrnoError } from './errno.ts'
 import { MountedCopy, type MountedCopyComponents } from './mounted-copy.ts'
 import { type Growable, MountedFile } from './mounted-file.ts'
 import { Mutex } from './mutex.ts'
+import type { FileEntry } from './kernel-state.ts'
 import type { Inode } from './namespace.ts'
 
 export interface OpenFilesComponents extends MountedCopyComponents {
@@ -45,6 +46,35 @@ export class OpenFiles {
 
   constructor (components: OpenFilesComponents) {
     this.#components = components
+  }
+
+  /**
+   * What the kernel has open from a server before this one, and `lastFh`, the last handle that it was given. What cannot be
+   * opened any more is left out: its users get EBADF. `inodeOf` may throw.
+   */
+  async restore (files: Iterable<readonly [fh: number, FileEntry]>, lastFh: number, inodeOf: (ino: bigint) => Inode): Promise<void> {
+    for (const [fh, { ino, users }] of files) {
+      try {
+        const open = await this.#openAs(fh, inodeOf(BigInt(ino)))
+        open.users = users
+        if (open.copy !== undefined) open.copy.openCount = users
+      } catch (error) {
+        this.#components.log.error('a file that was open cannot be opened again', { ino, error })
+      }
+    }
+    this.#lastFh = lastFh
+  }
+
+  /** A working copy between the seal and the end of a commit stays open, though no program has it open. */
+  async resumeCommit (inode: Inode): Promise<void> {
+    const open = this.#byIno.get(inode.ino) ?? await this.#openFirst(inode)
+    open.copy?.resumeCommit()
+    if (open.users === 0 && open.copy?.committing !== true) await this.#close(open)
+  }
+
+  /** Brings every open file to the workers, which have just been started. */
+  async publish (): Promise<void> {
+    for (const { file } of [...this.#byFh.values()]) await file.change()
   }
 
   /** For the kernel. `keepsPages`: those that it has of this inode are still right. */
@@ -159,7 +189,10 @@ export class OpenFiles {
   }
 
   async #openFirst (inode: Inode): Promise<OpenFile> {
-    const fh = ++this.#lastFh
+    return await this.#openAs(++this.#lastFh, inode)
+  }
+
+  async #openAs (fh: number, inode: Inode): Promise<OpenFile> {
     let open: OpenFile
     if (inode.kind === 'version') {
       const table = this.#components.tables.acquire(inode.ref)

@@ -110,9 +110,10 @@ export class Operations {
     return await statfs(this.#components.working)
   }
 
-  async setAttribute (inode: Inode, name: string, value: Buffer): Promise<void> {
+  /** `request`: the kernel's number of it, or another one that no other request of this mount has. */
+  async setAttribute (request: bigint, inode: Inode, name: string, value: Buffer): Promise<void> {
     if (name !== XATTR_COMMIT && name !== XATTR_CLONE) throw new ErrnoError(ERRNO.ENOTSUP)
-    this.commands.start(name, value, await this.copyToCommit(inode))
+    this.commands.start(request, name, value, await this.copyToCommit(inode))
   }
 
   async attribute (inode: Inode, name: string): Promise<Buffer> {

@@ -120,8 +120,9 @@ export class Overlay {
 
   /** False when this disk cannot, or nobody can ask it: Node has no fallocate(2). */
   #punch (from: number, to: number): boolean {
-    const args = ['--punch-hole', '--offset', String(from), '--length', String(to - from), join(this.folder, 'pages')]
-    this.#punches &&= spawnSync('fallocate', args, { stdio: 'ignore', timeout: PUNCH_DEADLINE_MS }).status === 0
+    // It ends with this process: what follows a killed one may write here at once.
+    const args = ['--pdeathsig', 'KILL', 'fallocate', '--punch-hole', '--offset', String(from), '--length', String(to - from), join(this.folder, 'pages')]
+    this.#punches &&= spawnSync('setpriv', args, { stdio: 'ignore', timeout: PUNCH_DEADLINE_MS }).status === 0
     return this.#punches
   }
 

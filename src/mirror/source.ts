@@ -30,7 +30,10 @@ export interface MirrorSource {
   chunkIds (version: VersionRef, first: number, count: number, signal: AbortSignal): Promise<Array<ChunkId | null>>
   /** Returns when each of the chunks is a verified file in the cache folder. */
   fetch (chunks: readonly ChunkId[], signal: AbortSignal): Promise<void>
-  /** CLONE and COMMIT of a working copy, for the ioctls and extended attributes; the same as the commands. */
-  clone (workingCopy: string, name: string | undefined, signal: AbortSignal): Promise<VersionRef>
-  commit (workingCopy: string, as: string | undefined, message: string, signal: AbortSignal): Promise<VersionRef>
+  /**
+   * CLONE and COMMIT of a working copy, for the ioctls and extended attributes; the same as the commands. Asked again under the
+   * same `id`, it is the one that was asked for: joined, or its outcome told.
+   */
+  clone (workingCopy: string, init: { readonly id: string, readonly name: string | undefined }, signal: AbortSignal): Promise<VersionRef>
+  commit (workingCopy: string, init: { readonly id: string, readonly as: string | undefined, readonly message: string }, signal: AbortSignal): Promise<VersionRef>
 }

@@ -17,7 +17,7 @@ import type { Random } from '../protocols/seams.ts'
 import { isNodeError, replaceFile, syncFolder } from './files.ts'
 import { Mutex } from './mutex.ts'
 import { dirtyBytesOf, Overlay, readPageMap } from './overlay.ts'
-import { acquireLock, lockHolder, type ProcessLock, startTimeOf } from './processes.ts'
+import { acquireLock, lockHolder, type LockOwner, type ProcessLock, releaseInherited, startTimeOf } from './processes.ts'
 import type { VersionRef } from './source.ts'
 
 export interface WorkingCopyState {
@@ -179,6 +179,13 @@ export async function sweepWorkingFolder (working: string): Promise<void> {
   }
 }
 
+/** What a FUSE server that was killed had open in the name of its keeper, and this one has not. */
+export async function releaseInheritedLocks (working: string, owner: LockOwner): Promise<void> {
+  for (const name of await workingCopyNames(working)) {
+    await releaseInherited(join(working, name), owner).catch((error: unknown) => { if (!isNodeError(error, 'ENOENT', 'ENOTDIR')) throw error })
+  }
+}
+
 /** The process that has it open. */
 export async function workingCopyHolder (working: string, name: string): Promise<number | undefined> {
   await readWorkingCopy(working, name)
@@ -204,11 +211,11 @@ export class LockedCopy {
     this.sealed = sealed
   }
 
-  /** ERR_NOT_FOUND, or ERR_CONFLICT while another process has it. */
-  static async open (working: string, name: string, random: Random): Promise<LockedCopy> {
+  /** ERR_NOT_FOUND, or ERR_CONFLICT while another process has it. `owner`: as `acquireLock`. */
+  static async open (working: string, name: string, random: Random, owner?: LockOwner): Promise<LockedCopy> {
     await readWorkingCopy(working, name)
     const folder = join(working, name)
-    const lock = await acquireLock(folder, hex(random))
+    const lock = await acquireLock(folder, hex(random), owner)
     try {
       // A process that was killed may have replaced state.json without syncing the folder. What is done from here on counts on it.
       await syncFolder(folder)

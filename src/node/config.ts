@@ -53,7 +53,6 @@ export interface MountConfig {
   readonly mountpoint: string
   readonly control: string
   readonly logLevel: LogLevel
-  readonly driver: DriverChoice
   /** A line to stderr per request that the main thread has answered. */
   readonly trace: boolean
   /** To be called once, when the kernel's requests are served. */

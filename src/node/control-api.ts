@@ -27,8 +27,8 @@
  *   POST   /v1/working-copies     {name, ref}           → WorkingCopyRow
  *   DELETE /v1/working-copies/NAME                      → {}
  *   POST   /v1/working-copies/NAME/revert               → WorkingCopyRow
- *   POST   /v1/clone              {ref|path|workingCopy, name?}           → CloneResult
- *   POST   /v1/commit             {path|workingCopy, as?, message?}       → CommitResult
+ *   POST   /v1/clone              {ref|path|workingCopy, name?, id?}      → CloneResult
+ *   POST   /v1/commit             {path|workingCopy, as?, message?, id?}  → CommitResult
  *   POST   /v1/commit-group       {members: [{path|workingCopy, as?}], message?}  → {members: CommitResult[]}
  *   GET    /metrics                                     → Prometheus text
  */
@@ -272,6 +272,8 @@ export interface CloneRequest {
   readonly path?: string | undefined
   readonly workingCopy?: string | undefined
   readonly name?: string | undefined
+  /** Of a working copy: as in a CommitRequest. */
+  readonly id?: string | undefined
 }
 
 /** One of `path` (absolute) and `workingCopy` (its name). */
@@ -280,10 +282,12 @@ export interface CommitRequest {
   readonly workingCopy?: string | undefined
   readonly as?: string | undefined
   readonly message?: string | undefined
+  /** The same request again is the same commit: it is joined, or its outcome told. One whose client has gone away goes on for a while. */
+  readonly id?: string | undefined
 }
 
 /** Working copies of one daemon, committed at one moment, all or none. */
 export interface GroupCommitRequest {
-  readonly members: ReadonlyArray<Omit<CommitRequest, 'message'>>
+  readonly members: ReadonlyArray<Omit<CommitRequest, 'message' | 'id'>>
   readonly message?: string | undefined
 }

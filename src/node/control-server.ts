@@ -69,13 +69,13 @@ function controlRoutes (handlers: ControlHandlers): Route[] {
     post('/v1/clone', async (body, call) => {
       body.exactlyOne('ref', 'path', 'workingCopy')
       return await handlers.clone({
-        ref: body.optional('ref'), path: body.optional('path'), workingCopy: body.optional('workingCopy'), name: body.optional('name')
+        ref: body.optional('ref'), path: body.optional('path'), workingCopy: body.optional('workingCopy'), name: body.optional('name'), id: body.optional('id')
       }, call)
     }),
     post('/v1/commit', async (body, call) => {
       body.exactlyOne('path', 'workingCopy')
       return await handlers.commit({
-        path: body.optional('path'), workingCopy: body.optional('workingCopy'), as: body.optional('as'), message: body.optional('message')
+        path: body.optional('path'), workingCopy: body.optional('workingCopy'), as: body.optional('as'), message: body.optional('message'), id: body.optional('id')
       }, call)
     }),
     post('/v1/commit-group', async (body, call) => {

@@ -31,7 +31,7 @@ const FREE_BYTES_MIN = 2 * 2 ** 30
 
 export async function examine (examined: Examined): Promise<Check[]> {
   return await Promise.all([
-    node(), kernel(), fuse(), privileges(), mountProgram(), mountWithoutRoot(), openFiles(), freeSpace(examined.dataDir), daemon(examined), kvm(),
+    node(), kernel(), fuse(), resend(), privileges(), mountProgram(), mountWithoutRoot(), openFiles(), freeSpace(examined.dataDir), daemon(examined), kvm(),
     program('qemu-img', 'imports qcow2, vmdk, vdi and vhdx images', 'Debian: apt-get install qemu-utils')
   ])
 }
@@ -63,6 +63,19 @@ async function fuse (): Promise<Check> {
       ? 'modprobe fuse; in a container start it with --device /dev/fuse'
       : 'run as root, or let this user open /dev/fuse; in a container start it with --device /dev/fuse'
     return { ...check, ok: false, found: `/dev/fuse: ${code}`, mend }
+  }
+}
+
+/** FUSE_NOTIFY_RESEND. */
+async function resend (): Promise<Check> {
+  const [major = 0, minor = 0] = release().split('.').map((part) => parseInt(part, 10))
+  const ok = process.platform === 'linux' && (major > 6 || (major === 6 && minor >= 9))
+  return {
+    name: 'fuse resend',
+    needed: false,
+    ok,
+    found: ok ? 'a mount outlives its FUSE server, and can be upgraded' : `${process.platform} ${release()}: a mount ends with its FUSE server`,
+    mend: 'with Linux 6.9 or newer a FUSE server that dies is a pause, and not the end of its mount'
   }
 }
 

@@ -28,7 +28,7 @@ type Method = 'GET' | 'POST' | 'DELETE'
 
 /** The answer, parsed. The shape is what the other half of this program sends: checked by its types, not here. */
 export async function requestJson<T> (socket: string, method: Method, path: string, init: RequestInit): Promise<T> {
-  return await withDeadline(init, async (deadline) => {
+  return await withDeadline(socket, init, async (deadline) => {
     const body = await text(await open(socket, method, path, init, deadline))
     try {
       return JSON.parse(body) as T
@@ -40,7 +40,7 @@ export async function requestJson<T> (socket: string, method: Method, path: stri
 
 /** The answer, as a stream. Deadline and signal end with its head: what comes after is the reader's to bound. */
 export async function requestStream (socket: string, method: Method, path: string, init: RequestInit): Promise<IncomingMessage> {
-  return await withDeadline(init, async (deadline) => await open(socket, method, path, init, deadline))
+  return await withDeadline(socket, init, async (deadline) => await open(socket, method, path, init, deadline))
 }
 
 async function open (socket: string, method: Method, path: string, init: RequestInit, signal: AbortSignal): Promise<IncomingMessage> {
@@ -103,14 +103,14 @@ function socketError (error: NodeJS.ErrnoException, socket: string): P2pvmError 
 }
 
 /** What breaks because of the deadline or the caller is thrown as that; what else breaks, as a lost connection. */
-async function withDeadline<T> ({ deadlineMs, signal }: RequestInit, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+async function withDeadline<T> (socket: string, { deadlineMs, signal }: RequestInit, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const deadline = nodeClock.deadline(deadlineMs, signal)
   try {
     return await work(deadline.signal)
   } catch (error) {
     if (deadline.signal.aborted) throw abortErrorOf(deadline.signal)
     if (error instanceof P2pvmError) throw error
-    throw new P2pvmError('ERR_UNAVAILABLE', `the connection broke: ${(error as Error).message}`, {}, error)
+    throw new P2pvmError('ERR_UNAVAILABLE', `the connection broke: ${(error as Error).message}`, { socket }, error)
   } finally {
     deadline[Symbol.dispose]()
   }

@@ -21,12 +21,12 @@ export function mirrorSource (client: ControlClient): MirrorSource {
     async fetch (chunks, signal) {
       await client.fetch(chunks, { signal, priority: 'demand' })
     },
-    async clone (workingCopy, name, signal) {
-      const { blob, version } = await client.clone({ workingCopy, name }, { signal })
+    async clone (workingCopy, { id, name }, signal) {
+      const { blob, version } = await client.clone({ workingCopy, name, id }, { signal })
       return await resolve(`${blob}@${version}`, signal)
     },
-    async commit (workingCopy, as, message, signal) {
-      const { blob, version } = await client.commit({ workingCopy, as, message }, { signal })
+    async commit (workingCopy, { id, as, message }, signal) {
+      const { blob, version } = await client.commit({ workingCopy, as, message, id }, { signal })
       return await resolve(`${blob}@${version}`, signal)
     }
   }

@@ -12,9 +12,10 @@ import {
   workingCopyNames
 } from '../mirror/working-copy.ts'
 import { P2pvmError } from '../protocols/errors.ts'
-import type { Random } from '../protocols/seams.ts'
+import type { Clock, Random } from '../protocols/seams.ts'
 import type { Blobs } from '../versioning/blobs.ts'
-import type { CloneResult, CommitRequest, CommitResult, GroupCommitRequest, WorkingCopyRow } from './control-api.ts'
+import type { CloneRequest, CloneResult, CommitRequest, CommitResult, GroupCommitRequest, WorkingCopyRow } from './control-api.ts'
+import { LastingRequests } from './lasting-requests.ts'
 import { listMounts, locate, type MountEntry, mountedSealable, sealTogether, workingCopyAt } from './mounts.ts'
 
 /** On local disk. */
@@ -24,6 +25,7 @@ export interface WorkingCopiesComponents {
   readonly folders: MirrorFolders
   readonly blobs: Blobs
   readonly committer: Committer
+  readonly clock: Clock
   readonly random: Random
 }
 
@@ -37,9 +39,11 @@ type Which = Pick<CommitRequest, 'path' | 'workingCopy'>
 
 export class WorkingCopies {
   readonly #components: WorkingCopiesComponents
+  readonly #lasting: LastingRequests
 
   constructor (components: WorkingCopiesComponents) {
     this.#components = components
+    this.#lasting = new LastingRequests(components.clock)
   }
 
   async list (): Promise<WorkingCopyRow[]> {
@@ -64,20 +68,23 @@ export class WorkingCopies {
     return await this.#row(name)
   }
 
-  async commit ({ message, ...which }: CommitRequest, signal: AbortSignal): Promise<CommitResult> {
-    const [result] = await this.commitGroup({ members: [which], message }, signal)
-    return result!
+  async commit ({ message, id, ...which }: CommitRequest, signal: AbortSignal): Promise<CommitResult> {
+    return await this.#lasting.run(id, signal, async (own) => (await this.#commit({ members: [which], message }, id, own))[0]!)
   }
 
   /** ERR_USAGE when they are not all of one mount, but for those that no mount has open. */
-  async commitGroup ({ members, message }: GroupCommitRequest, signal: AbortSignal): Promise<CommitResult[]> {
+  async commitGroup (request: GroupCommitRequest, signal: AbortSignal): Promise<CommitResult[]> {
+    return await this.#commit(request, undefined, signal)
+  }
+
+  async #commit ({ members, message }: GroupCommitRequest, id: string | undefined, signal: AbortSignal): Promise<CommitResult[]> {
     if (members.length === 0) throw new P2pvmError('ERR_USAGE', 'no working copy to commit')
     const { committer, folders } = this.#components
     const copies = await Promise.all(members.map(async (member) => {
       const name = await this.#nameOf(member)
       return { name, ...await this.#driven(name), folder: join(folders.working, name), as: member.as }
     }))
-    const committed = await committer.commit({ members: copies, seal: async (signal) => await sealAll(copies, signal), message, signal })
+    const committed = await committer.commit({ members: copies, seal: async (signal) => await sealAll(copies, signal), message, id, signal })
     return await Promise.all(committed.map(async ({ version: { blob, version }, chunks, bytes, freezeMs }, at) => {
       const { name, as } = copies[at]!
       return { blob, version, name: as ?? null, chunks, bytes, freezeMs, path: await this.#pathOf(name, members[at]!) }
@@ -85,7 +92,11 @@ export class WorkingCopies {
   }
 
   /** The working copy belongs to the new blob from now on. */
-  async clone (request: Which & { readonly name?: string | undefined }, signal: AbortSignal): Promise<CloneResult> {
+  async clone (request: Omit<CloneRequest, 'ref'>, signal: AbortSignal): Promise<CloneResult> {
+    return await this.#lasting.run(request.id, signal, async (own) => await this.#clone(request, own))
+  }
+
+  async #clone (request: Omit<CloneRequest, 'ref'>, signal: AbortSignal): Promise<CloneResult> {
     const name = await this.#nameOf(request)
     const { committer, folders } = this.#components
     const version = await committer.clone(

@@ -143,3 +143,8 @@ function renderLabels (labels: Record<string, string>): string {
     /[\\"\n]/.test(value) ? value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n') : value
   return `{${keys.map((key) => `${key}="${escape(labels[key] ?? '')}"`).join(',')}}`
 }
+
+/** Lines on stderr, when they are wanted. */
+export function tracer (wanted: boolean): ((line: string) => void) | undefined {
+  return wanted ? (line) => { process.stderr.write(`${line}\n`) } : undefined
+}

@@ -136,7 +136,7 @@ export class FileSource implements MirrorSource {
     throw new P2pvmError('ERR_MISSING', `nobody has ${id}`)
   }
 
-  async clone (workingCopy: string, name: string | undefined, signal: AbortSignal): Promise<VersionRef> {
+  async clone (workingCopy: string, { name }: { name: string | undefined }, signal: AbortSignal): Promise<VersionRef> {
     this.#gate()
     const sealable = this.sealable(workingCopy)
     const info = await workingCopyInfo(this.#init.folders.working, workingCopy)
@@ -149,7 +149,7 @@ export class FileSource implements MirrorSource {
     return version
   }
 
-  async commit (workingCopy: string, _as: string | undefined, _message: string, signal: AbortSignal): Promise<VersionRef> {
+  async commit (workingCopy: string, _init: unknown, signal: AbortSignal): Promise<VersionRef> {
     this.#gate()
     const sealable = this.sealable(workingCopy)
     const sealed = await sealable.seal(signal)

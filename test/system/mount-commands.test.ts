@@ -1,4 +1,5 @@
 /** `p2pvm mount` and `umount` as processes: with and without their daemon, busy, dead, and what a testnet leaves behind. */
+import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
@@ -73,7 +74,9 @@ describeWith(['root', 'fuse'], 'mount and umount', () => {
   test('what a killed one leaves behind is taken away', async () => {
     const pid = await mount()
     const startTime = await startTimeOf(pid) ?? ''
-    process.kill(pid, 'SIGKILL')
+    // Its FUSE server, too: that would unmount.
+    const servers = execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' }).trim().split('\n').map(Number)
+    for (const each of [pid, ...servers]) process.kill(each, 'SIGKILL')
     await eventually('the mount is dead', 10_000, async () => !await processIsAlive(pid, startTime) || undefined)
     expect(await isOurMount(mountpoint)).toBe(true)
     expect(await compute().cli('umount', mountpoint)).toMatchObject({ code: 0, json: { pid: null } })

@@ -73,8 +73,9 @@ export class NativeDriver implements Driver {
     return this.#parts.operations.counters
   }
 
-  async serve (operations: Operations): Promise<void> {
+  async serve (operations: Operations): Promise<{ resend: boolean }> {
     this.#parts.operations.begin(operations)
+    return { resend: false }
   }
 
   /** Until the library has closed its device: unmounted, which is later when somebody still has a file open; or aborted. */

@@ -44,6 +44,7 @@ export class PathOperations {
   #begunWith: Operations | undefined
   readonly #handles = new Map<number, Handle>()
   #lastHandle = 0
+  #lastRequest = 0n
   readonly counters: Record<string, number> = {}
 
   /** `signal` aborts when the mount ends. */
@@ -100,7 +101,7 @@ export class PathOperations {
       chown: (path, _uid, _gid, done) => { change('chown', path, done, { ownership: true }) },
       setxattr: (path, name, value, _position, _flags, done) => {
         const bytes = Buffer.from(value) // the library takes it away with the answer
-        act('setxattr', path, done, async () => { await this.#operations.setAttribute(await this.#inodeAt(path), name, bytes) })
+        act('setxattr', path, done, async () => { await this.#operations.setAttribute(++this.#lastRequest, await this.#inodeAt(path), name, bytes) })
       },
       getxattr: (path, name, _position, done) => { answer('getxattr', path, done, async () => await this.#operations.attribute(await this.#inodeAt(path), name)) },
       listxattr: (path, done) => { answer('listxattr', path, done, async () => this.#operations.attributeNames(await this.#inodeAt(path))) },

@@ -2,7 +2,7 @@
 import { closeSync } from 'node:fs'
 import { withDeadline } from '../../protocols/abort.ts'
 import type { Clock, Log } from '../../protocols/seams.ts'
-import type { Driver } from '../driver.ts'
+import type { Driver, Succession } from '../driver.ts'
 import type { FileViewInit } from '../file-view.ts'
 import type { Operations } from '../operations.ts'
 import { withSignal } from '../patience.ts'
@@ -27,7 +27,8 @@ export class DirectDriver implements Driver {
   readonly #server: FuseServer
   readonly #clock: Clock
 
-  private constructor (device: FuseDevice, workers: number, components: DriverComponents) {
+  /** Of a device that is mounted. */
+  constructor (device: FuseDevice, workers: number, components: DriverComponents) {
     this.#device = device
     this.#clock = components.clock
     this.#server = new FuseServer({ deviceFd: device.fd, workers }, components)
@@ -54,10 +55,18 @@ export class DirectDriver implements Driver {
     return this.#server.ended
   }
 
-  async serve (operations: Operations): Promise<void> {
-    const initialised = Promise.withResolvers<void>()
-    this.#server.start(new Handlers({ operations, onInit: initialised.resolve }))
-    await withDeadline(this.#clock, INIT_DEADLINE_MS, [], async (signal) => { await withSignal(signal, initialised.promise) })
+  /** After a server before this one the kernel sends no INIT: what was read and not answered is asked for again first. */
+  async serve (operations: Operations, { journal, resend, before }: Succession): Promise<{ resend: boolean }> {
+    const initialised = Promise.withResolvers<boolean>()
+    const handlers = new Handlers({ operations, journal, resend, onInit: initialised.resolve })
+    if (before !== undefined) {
+      handlers.restore(before)
+      this.#server.resend()
+      this.#server.start(handlers)
+      return { resend: true } // else nobody would have taken over
+    }
+    this.#server.start(handlers)
+    return { resend: await withDeadline(this.#clock, INIT_DEADLINE_MS, [], async (signal) => await withSignal(signal, initialised.promise)) }
   }
 
   async publish (view: FileViewInit): Promise<void> {

@@ -1,6 +1,7 @@
 /**
- * The ways out of a process that runs a mount. Installed once, by whoever owns the process. Whatever happens, no mount is
- * left behind that hangs those who use it: a defect ends the connection first and the process then.
+ * The ways out of a process that serves a mount. Installed once, by whoever owns the process. Whatever happens, no mount is
+ * left behind that hangs those who use it: without a keeper a defect ends the connection first and the process then; with one
+ * it ends the process at once, and the next one takes over.
  */
 import type { Log } from '../../protocols/seams.ts'
 import type { Mount } from './mount.ts'
@@ -21,6 +22,19 @@ export function guardProcess (mount: Mount, log: Log): void {
   }
   process.on('SIGTERM', leave)
   process.on('SIGINT', leave)
+  process.on('uncaughtException', (error) => { die('uncaught exception', error) })
+  process.on('unhandledRejection', (error) => { die('unhandled rejection', error) })
+}
+
+/**
+ * Of a server that has a keeper. SIGKILL, also by itself: a worker that blocks in read on the device survives process.exit, and
+ * whatever is half done is safe to leave at any point.
+ */
+export function guardKept (log: Log): void {
+  const die = (what: string, error: unknown): void => {
+    log.error(what, { error: error instanceof Error ? error.stack : String(error) })
+    process.kill(process.pid, 'SIGKILL')
+  }
   process.on('uncaughtException', (error) => { die('uncaught exception', error) })
   process.on('unhandledRejection', (error) => { die('unhandled rejection', error) })
 }

@@ -2,10 +2,23 @@
  * What the FUSE server does for each request on the main thread: one method per row of opcodes.ts, from the bytes after the
  * header to the bytes of the reply. Throwing is an errno. Knows no device, so tests call it with bytes.
  *
- * State it owns: the listings of open folders, and that INIT has been answered.
+ * What changes what the kernel counts on is in the journal before its answer goes out (`kernel-state.ts`). A request that comes
+ * again, from the hands of a killed server, finds its own record there and is answered as that; without one it is handled as if it
+ * were new, which changes nothing that was done already:
+ *
+ *   - WRITE and FALLOCATE: the same bytes in the same place. A later write of the same bytes cannot have been answered meanwhile: the
+ *     kernel writes back a page again only when its last writeback was answered, and holds the file's lock for the others. Only programs
+ *     that have several O_DIRECT writes of the same bytes under way at once may find any of them last, as they may on a disk.
+ *   - FSYNC: the writes before it were answered before it was sent. The cut of a seal is lost with its server; the daemon asks again.
+ *   - SETATTR, READ, GETATTR and their kind follow from what is on disk.
+ *   - FORGET is never sent again: one that a killed server had read is lost, and the inode stays known until the mount ends.
+ *
+ * State it owns: the listings of open folders.
  */
 import { ErrnoError, ERRNO } from '../errno.ts'
-import type { Entry, Inode, Namespace } from '../namespace.ts'
+import type { KernelState } from '../kernel-state.ts'
+import type { Journal } from '../mount-journal.ts'
+import { type Entry, type Inode, knownInode, type Namespace } from '../namespace.ts'
 import type { OpenFiles } from '../open-files.ts'
 import type { Operations } from '../operations.ts'
 import { isOurs } from './commands.ts'
@@ -20,7 +33,11 @@ export interface Request {
 
 export interface HandlersComponents {
   readonly operations: Operations
-  readonly onInit: () => void
+  readonly journal: Journal
+  /** The server may be replaced by another one: the kernel is to keep what it has not answered. */
+  readonly resend: boolean
+  /** `resend`: the kernel does that. */
+  readonly onInit: (resend: boolean) => void
 }
 
 /** Answers about names may change at any time; about an inode they never do (sizes of working copies and times are the kernel's). */
@@ -31,11 +48,22 @@ type Answer = Buffer | undefined
 
 export class Handlers {
   readonly #components: HandlersComponents
-  readonly #listings = new Map<number, Entry[]>()
+  /** Those that a server before this one has listed are listed again when they are read. */
+  readonly #listings = new Map<number, { readonly ino: bigint, entries: Entry[] | undefined }>()
   #lastListing = 0
 
   constructor (components: HandlersComponents) {
     this.#components = components
+  }
+
+  /** What the kernel has open from a server before this one. */
+  restore ({ folders, lastFolder }: Pick<KernelState, 'folders' | 'lastFolder'>): void {
+    for (const [fh, ino] of folders) this.#listings.set(fh, { ino: BigInt(ino), entries: undefined })
+    this.#lastListing = lastFolder
+  }
+
+  get #journal (): Journal {
+    return this.#components.journal
   }
 
   get #operations (): Operations {
@@ -55,27 +83,41 @@ export class Handlers {
   }
 
   init ({ body }: Request): Answer {
-    const out = wire.initOut(wire.readInitIn(body))
-    this.#components.onInit()
+    const { resend, onInit } = this.#components
+    const init = wire.readInitIn(body)
+    const out = wire.initOut(init, { resend })
+    onInit(resend && wire.offersResend(init))
     return out
   }
 
   async lookup ({ header, body, signal }: Request): Promise<Answer> {
     const parent = this.#inode(header)
-    const inode = await this.#operations.lookup(parent, wire.readLookupName(body), signal)
-    this.#namespace.remember(inode)
+    const unique = uniqueOf(header)
+    const answered = this.#journal.answered(unique, 'lookup')
+    const inode = answered !== undefined
+      ? this.#namespace.inode(BigInt(answered.ino))
+      : await this.#operations.lookup(parent, wire.readLookupName(body), signal)
+    if (answered === undefined) {
+      this.#namespace.remember(inode)
+      this.#journal.append({ kind: 'lookup', unique, ino: String(inode.ino), inode: knownInode(inode) })
+    }
     const fixed = parent.kind === 'image' || inode.kind === 'by-name' || inode.kind === 'working'
     return wire.entryOut(this.#operations.attributes(inode), { entrySeconds: fixed ? FOR_EVER_SECONDS : NAME_SECONDS, attrSeconds: FOR_EVER_SECONDS })
   }
 
   forget ({ header, body }: Request): Answer {
-    this.#namespace.forget(header.nodeid, wire.readForgetIn(body).nlookup)
+    this.#forget(header.nodeid, wire.readForgetIn(body).nlookup)
     return undefined
   }
 
   batchForget ({ body }: Request): Answer {
-    for (const { nodeid, nlookup } of wire.readBatchForgetIn(body)) this.#namespace.forget(nodeid, nlookup)
+    for (const { nodeid, nlookup } of wire.readBatchForgetIn(body)) this.#forget(nodeid, nlookup)
     return undefined
+  }
+
+  #forget (ino: bigint, nlookup: number): void {
+    this.#namespace.forget(ino, nlookup)
+    this.#journal.append({ kind: 'forget', ino: String(ino), nlookup })
   }
 
   getattr ({ header }: Request): Answer {
@@ -91,16 +133,29 @@ export class Handlers {
       size: (valid & wire.FATTR_SIZE) === 0 ? undefined : size,
       mtimeMs: (valid & wire.FATTR_MTIME) === 0 ? undefined : mtimeMs
     })
+    if ((valid & wire.FATTR_MTIME) !== 0) this.#journal.append({ kind: 'mtime', ino: String(inode.ino), mtimeMs })
     return wire.attrOut(this.#operations.attributes(inode), FOR_EVER_SECONDS)
   }
 
   async open ({ header, body }: Request): Promise<Answer> {
-    const { fh, keepsPages } = await this.#operations.open(this.#inode(header), wire.readOpenIn(body))
-    return wire.openOut(fh, wire.FOPEN_PARALLEL_DIRECT_WRITES | (keepsPages ? wire.FOPEN_KEEP_CACHE : 0))
+    const inode = this.#inode(header)
+    const unique = uniqueOf(header)
+    let open: { readonly fh: number, readonly keepsPages: boolean } | undefined = this.#journal.answered(unique, 'open')
+    if (open === undefined) {
+      const { fh, keepsPages } = await this.#operations.open(inode, wire.readOpenIn(body))
+      // A killed server may have said on disk that this mount's pages are right, and not yet to the kernel that they were not.
+      open = { fh, keepsPages: keepsPages && !wire.isResent(header.unique) }
+      this.#journal.append({ kind: 'open', unique, ino: String(inode.ino), ...open })
+    }
+    return wire.openOut(open.fh, wire.FOPEN_PARALLEL_DIRECT_WRITES | (open.keepsPages ? wire.FOPEN_KEEP_CACHE : 0))
   }
 
-  async release ({ body }: Request): Promise<Answer> {
-    await this.#files.release(wire.readFh(body))
+  async release ({ header, body }: Request): Promise<Answer> {
+    const unique = uniqueOf(header)
+    if (this.#journal.answered(unique, 'release') !== undefined) return undefined
+    const fh = wire.readFh(body)
+    await this.#files.release(fh)
+    this.#journal.append({ kind: 'release', unique, fh })
     return undefined
   }
 
@@ -141,33 +196,44 @@ export class Handlers {
   }
 
   async opendir ({ header, signal }: Request): Promise<Answer> {
-    const inode = this.#inode(header)
-    const listed = await this.#operations.list(inode, signal)
-    const entries = [
-      { name: '.', ino: inode.ino, directory: true },
+    const unique = uniqueOf(header)
+    const answered = this.#journal.answered(unique, 'opendir')
+    if (answered !== undefined) return wire.openOut(answered.fh, 0)
+    const ino = header.nodeid
+    const entries = await this.#list(ino, signal)
+    const fh = ++this.#lastListing
+    this.#listings.set(fh, { ino, entries })
+    this.#journal.append({ kind: 'opendir', unique, fh, ino: String(ino) })
+    return wire.openOut(fh, 0)
+  }
+
+  async #list (ino: bigint, signal: AbortSignal): Promise<Entry[]> {
+    const listed = await this.#operations.list(this.#namespace.inode(ino), signal)
+    return [
+      { name: '.', ino, directory: true },
       { name: '..', ino: wire.FUSE_ROOT_ID, directory: true }, // every folder is at most two levels down; nobody goes by it
       ...listed
     ]
-    const listing = ++this.#lastListing
-    this.#listings.set(listing, entries)
-    return wire.openOut(listing, 0)
   }
 
-  readdir ({ body }: Request): Answer {
+  async readdir ({ body, signal }: Request): Promise<Answer> {
     const { fh, offset, size } = wire.readReadIn(body)
-    const entries = this.#listings.get(fh)
-    if (entries === undefined) throw new ErrnoError(ERRNO.EBADF)
-    return wire.direntsOut(entries, offset, size)
+    const listing = this.#listings.get(fh)
+    if (listing === undefined) throw new ErrnoError(ERRNO.EBADF)
+    listing.entries ??= await this.#list(listing.ino, signal)
+    return wire.direntsOut(listing.entries, offset, size)
   }
 
-  releasedir ({ body }: Request): Answer {
-    this.#listings.delete(wire.readFh(body))
+  releasedir ({ header, body }: Request): Answer {
+    const fh = wire.readFh(body)
+    this.#listings.delete(fh)
+    this.#journal.append({ kind: 'releasedir', unique: uniqueOf(header), fh })
     return undefined
   }
 
   async setxattr ({ header, body }: Request): Promise<Answer> {
     const { name, value } = wire.readSetxattrIn(body)
-    await this.#operations.setAttribute(this.#inode(header), name, value)
+    await this.#operations.setAttribute(header.unique, this.#inode(header), name, value)
     return undefined
   }
 
@@ -185,7 +251,7 @@ export class Handlers {
     const { cmd, bytes } = wire.readIoctlIn(body)
     const inode = this.#inode(header)
     if (!isOurs(cmd)) throw new ErrnoError(ERRNO.ENOTTY) // isatty(3) and the like
-    const { result, out } = await this.#operations.commands.ioctl(cmd, bytes, await this.#operations.copyToCommit(inode), signal)
+    const { result, out } = await this.#operations.commands.ioctl(header.unique, cmd, bytes, await this.#operations.copyToCommit(inode), signal)
     return wire.ioctlOut(result, out)
   }
 
@@ -193,4 +259,9 @@ export class Handlers {
   destroy (): Answer {
     return undefined
   }
+}
+
+/** As the journal has it. */
+function uniqueOf ({ unique }: wire.InHeader): string {
+  return String(wire.originalUnique(unique))
 }

@@ -1,6 +1,7 @@
 /**
- * A mount: composes driver, namespace and open files, and ends them in order. One per process is usual; the process's own
- * ways out are in `exits.ts`.
+ * A mount as the process that serves it has it: composes driver, namespace and open files, and ends them in order. One per process
+ * is usual; the process's own ways out are in `exits.ts`. One that is *kept* takes the device from its keeper (`keeper.ts`) and
+ * writes a journal; one after it takes both over. Without a keeper (`startMount`) the mount ends with its process.
  *
  * Every way out goes through `unmount` or `abort`: a worker that blocks in read on the device survives process.exit.
  */
@@ -11,24 +12,28 @@ import { withDeadline } from '../../protocols/abort.ts'
 import { P2pvmError } from '../../protocols/errors.ts'
 import type { Clock, Log, Random } from '../../protocols/seams.ts'
 import { ChunkFiles } from '../chunk-files.ts'
-import type { Driver, DriverChoice, DriverName } from '../driver.ts'
+import { chooseDriver, type Driver, type DriverChoice, type DriverName } from '../driver.ts'
 import type { MountedCopy } from '../mounted-copy.ts'
 import { ERRNO, errnoOf } from '../errno.ts'
+import type { KernelState } from '../kernel-state.ts'
+import { type Journal, MountJournal, type MountIdentity, NO_JOURNAL } from '../mount-journal.ts'
 import { Namespace } from '../namespace.ts'
 import { OpenFiles } from '../open-files.ts'
 import { Operations } from '../operations.ts'
+import type { LockOwner } from '../processes.ts'
 import { type GroupSealable, sealTogether, type Together } from '../seal-together.ts'
 import type { Sealable, Sealed } from '../sealable.ts'
 import type { MirrorFolders, MirrorSource } from '../source.ts'
 import type { Trace } from '../trace.ts'
 import { VersionTables } from '../version-tables.ts'
-import { sweepWorkingFolder } from '../working-copy.ts'
+import { releaseInheritedLocks, sweepWorkingFolder } from '../working-copy.ts'
+import { NativeDriver } from '../fuse-native/native-driver.ts'
 import { Commands } from './commands.ts'
+import type { FuseDevice } from './device.ts'
+import { DirectDriver } from './direct-driver.ts'
 import { startFsync } from './fsync-process.ts'
-import { openDriver } from './open-driver.ts'
 
-export interface MountInit {
-  readonly mountpoint: string
+export interface ServeInit {
   readonly source: MirrorSource
   readonly folders: MirrorFolders
   readonly clock: Clock
@@ -36,12 +41,26 @@ export interface MountInit {
   readonly log: Log
   /** A read that waits for the fabric gets EIO after this. */
   readonly missDeadlineMs?: number
-  /** `auto` unless told. */
-  readonly driver?: DriverChoice | undefined
   /** Of the direct driver. */
   readonly workers?: number
   /** Gets a line per request that the main thread has answered. */
   readonly trace?: Trace | undefined
+}
+
+export interface MountInit extends ServeInit {
+  readonly mountpoint: string
+  /** `auto` unless told. */
+  readonly driver?: DriverChoice | undefined
+}
+
+/** What a keeper hands to each of its servers. */
+export interface Kept {
+  /** Path of the journal. */
+  readonly journal: string
+  /** There was a server before this one. */
+  readonly successor: boolean
+  /** The keeper, and this server of it. */
+  readonly owner: LockOwner
 }
 
 export interface OpenCopyInfo {
@@ -55,6 +74,8 @@ export interface Mount {
   readonly driver: DriverName
   /** Of fusectl. */
   readonly connection: number
+  /** The kernel keeps what a killed server has not answered. Of one that took over: it did. */
+  readonly resend: boolean
   /** A working copy of this mount, by name; each call opens it for as long as it lasts. */
   sealable (name: string): Sealable
   /** Working copies of this mount, cut at one moment; see seal-together.ts. */
@@ -91,38 +112,79 @@ const CHUNKS_OPEN_MIN = 64
 const FLUSH_DEADLINE_MS = 3_000
 
 export async function startMount (init: MountInit): Promise<Mount> {
-  const { clock, random, log, folders, source } = init
-  mkdirSync(folders.working, { recursive: true })
-  await sweepWorkingFolder(folders.working)
-  const driver = await openDriver({ choice: init.driver ?? 'auto', mountpoint: init.mountpoint, workers: init.workers ?? WORKERS }, { clock, log, trace: init.trace })
+  const { mountpoint, clock, log, trace, workers = WORKERS } = init
+  const components = { clock, log, trace }
+  const driver = await chooseDriver<Driver>(init.driver ?? 'auto', {
+    direct: async () => await DirectDriver.open(mountpoint, workers, components),
+    'fuse-native': async () => await NativeDriver.open(mountpoint, components)
+  })
   try {
-    const ending = new AbortController()
-    const missDeadlineMs = init.missDeadlineMs ?? MISS_DEADLINE_MS
-    const chunkFiles = new ChunkFiles(
-      { source, clock, log, quiesce: async () => { await driver.quiesce() }, signal: ending.signal },
-      { folder: folders.cache, openMax: openChunksMax(), missDeadlineMs })
-    const tables = new VersionTables({ source, clock, folder: join(folders.mounts, 'versions') }, chunkFiles)
-    const namespace = new Namespace({ source, clock, random, working: folders.working })
-    const files = new OpenFiles({
-      clock, random, log, chunkFiles, tables, missDeadlineMs,
-      working: folders.working,
-      writeback: driver.writeback,
-      holder: Buffer.from(random.bytes(8)).toString('hex'),
-      signal: ending.signal,
-      publish: async (view) => { await driver.publish(view) },
-      withdraw: async (fh) => { await driver.withdraw(fh) },
-      flushPages: async (ino, from, to) => { await driver.flushPages(ino, from, to) },
-      startFsync: (name, signal) => startFsync(join(driver.mountpoint, 'working', name), signal)
-    })
-    const commands = new Commands(source, ending.signal)
-    const mount = new RunningMount({ driver, namespace, files, tables, chunkFiles, clock, log, ending })
-    await driver.serve(new Operations({ namespace, files, commands, working: folders.working, clock, missDeadlineMs }))
-    void chunkFiles.keepNotingUses()
-    return mount
+    return await serveDriver(driver, init)
   } catch (error) {
     driver.abort()
     throw error
   }
+}
+
+/**
+ * Serves what is mounted, or goes on serving it. When this throws the device is left as it is, and a worker may be blocked on it:
+ * the mount is to be aborted, or the process to be killed and followed by another one.
+ */
+export async function serveDevice (device: FuseDevice, init: ServeInit, kept: Kept): Promise<Mount> {
+  const { clock, log, trace, workers = WORKERS } = init
+  return await serveDriver(new DirectDriver(device, workers, { clock, log, trace }), init, kept)
+}
+
+async function serveDriver (driver: Driver, init: ServeInit, kept?: Kept): Promise<Mount> {
+  const { clock, random, log, folders, source, missDeadlineMs = MISS_DEADLINE_MS } = init
+  mkdirSync(folders.working, { recursive: true })
+  await sweepWorkingFolder(folders.working)
+  const { journal, identity: { holder, startedMs }, before } = journalOf(kept, init)
+  const ending = new AbortController()
+  const chunkFiles = new ChunkFiles(
+    { source, clock, log, quiesce: async () => { await driver.quiesce() }, signal: ending.signal },
+    { folder: folders.cache, openMax: openChunksMax(), missDeadlineMs })
+  const tables = new VersionTables({ source, clock, folder: join(folders.mounts, 'versions') }, chunkFiles)
+  const namespace = new Namespace({ source, clock, random, working: folders.working, startedMs })
+  const files = new OpenFiles({
+    clock, random, log, chunkFiles, tables, missDeadlineMs, holder, journal,
+    working: folders.working,
+    writeback: driver.writeback,
+    owner: kept?.owner,
+    signal: ending.signal,
+    publish: async (view) => { await driver.publish(view) },
+    withdraw: async (fh) => { await driver.withdraw(fh) },
+    flushPages: async (ino, from, to) => { await driver.flushPages(ino, from, to) },
+    startFsync: (name, signal) => startFsync(join(driver.mountpoint, 'working', name), signal)
+  })
+  const commands = new Commands({ source, journal, mount: holder, signal: ending.signal })
+  const operations = new Operations({ namespace, files, commands, working: folders.working, clock, missDeadlineMs })
+  const mount = new RunningMount({ driver, namespace, files, tables, chunkFiles, clock, log, ending })
+  if (before !== undefined) await mount.restore(before)
+  mount.resend = (await driver.serve(operations, { journal, resend: kept !== undefined, before })).resend
+  if (before !== undefined) {
+    await files.publish()
+    commands.restore(before.commands.values())
+  }
+  if (kept !== undefined) await releaseInheritedLocks(folders.working, kept.owner)
+  void chunkFiles.keepNotingUses()
+  return mount
+}
+
+interface OpenedJournal {
+  readonly journal: Journal
+  readonly identity: MountIdentity
+  /** What there was before this server. */
+  readonly before: KernelState | undefined
+}
+
+function journalOf (kept: Kept | undefined, { random, clock, log }: ServeInit): OpenedJournal {
+  if (kept?.successor === true) {
+    const journal = MountJournal.open(kept.journal, log)
+    return { journal, identity: journal.mount, before: journal.state }
+  }
+  const identity = { holder: Buffer.from(random.bytes(8)).toString('hex'), startedMs: clock.now() }
+  return { journal: kept === undefined ? NO_JOURNAL : MountJournal.create(kept.journal, identity, log), identity, before: undefined }
 }
 
 interface MountParts {
@@ -141,6 +203,7 @@ class RunningMount implements Mount {
   readonly driver: DriverName
   readonly closed: Promise<void>
   readonly testHooks?: TestHooks
+  resend = false
   readonly #parts: MountParts
   #ended = false
 
@@ -157,6 +220,17 @@ class RunningMount implements Mount {
 
   get connection (): number {
     return this.#parts.driver.connection
+  }
+
+  /** All that the kernel takes for known, before it is answered anything. */
+  async restore (before: KernelState): Promise<void> {
+    const { namespace, files, clock, ending } = this.#parts
+    await namespace.restore(before.inodes)
+    await files.restore(before.files, before.lastFh, (ino) => namespace.inode(ino))
+    for (const name of before.committing) {
+      const inode = await withDeadline(clock, MISS_DEADLINE_MS, [ending.signal], async (signal) => await namespace.walk(['working', name], signal)).catch(() => undefined)
+      if (inode !== undefined) await files.resumeCommit(inode)
+    }
   }
 
   async sealTogether (names: readonly string[], signal: AbortSignal): Promise<Sealed[]> {

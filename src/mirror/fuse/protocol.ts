@@ -1,5 +1,5 @@
 /**
- * The kernel's FUSE protocol (linux/fuse.h, version 7.38) as pure functions on bytes: readers of requests, writers of
+ * The kernel's FUSE protocol (linux/fuse.h, version 7.38, and RESEND of 7.41) as pure functions on bytes: readers of requests, writers of
  * replies. Field names are the kernel's. Little-endian hosts only, as Node's are. Owns no state, does no I/O.
  *
  * Inode numbers and unique ids have 64 bits: `bigint`. File handles are ours and small, offsets stay below 2^53.
@@ -31,6 +31,12 @@ const FUSE_MAX_PAGES = 1 << 22
 /** Our files have no suid bit to kill: without this flag the kernel asks for security.capability before each write(2). */
 const FUSE_HANDLE_KILLPRIV_V2 = 1 << 28
 const INIT_FLAGS = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_WRITEBACK_CACHE | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES | FUSE_HANDLE_KILLPRIV_V2
+/** There are `flags2`, in the request and in the reply. */
+const FUSE_INIT_EXT = 1 << 30
+/** Bit 39 of both flags: what was not answered can be asked for again (Linux 6.9). */
+const FUSE_HAS_RESEND_2 = 1 << 7
+/** Marks the unique of a request that is sent again; it is answered under that unique, as it came. */
+const FUSE_UNIQUE_RESEND = 1n << 63n
 /** Requests in the background (readahead, writeback) before the kernel holds back; its default of 12 starves parallel misses. */
 const MAX_BACKGROUND = 64
 const CONGESTION_THRESHOLD = 48
@@ -62,6 +68,15 @@ export function readInHeader (bytes: Buffer): InHeader {
     gid: bytes.readUInt32LE(28),
     pid: bytes.readUInt32LE(32)
   }
+}
+
+/** The same for a request and for the same one sent again. */
+export function originalUnique (unique: bigint): bigint {
+  return unique & ~FUSE_UNIQUE_RESEND
+}
+
+export function isResent (unique: bigint): boolean {
+  return (unique & FUSE_UNIQUE_RESEND) !== 0n
 }
 
 /** 64 bits that stay below 2^53: offsets, sizes, our own handles. EINVAL beyond. */
@@ -183,10 +198,19 @@ export interface InitIn {
   readonly minor: number
   readonly maxReadahead: number
   readonly flags: number
+  /** 0 from a kernel that knows none. */
+  readonly flags2: number
 }
 
 export function readInitIn (body: Buffer): InitIn {
-  return { major: body.readUInt32LE(0), minor: body.readUInt32LE(4), maxReadahead: body.readUInt32LE(8), flags: body.readUInt32LE(12) }
+  const flags = body.readUInt32LE(12)
+  const flags2 = (flags & FUSE_INIT_EXT) !== 0 && body.length >= 20 ? body.readUInt32LE(16) : 0
+  return { major: body.readUInt32LE(0), minor: body.readUInt32LE(4), maxReadahead: body.readUInt32LE(8), flags, flags2 }
+}
+
+/** The kernel keeps requests whose server died, and sends them again when it is asked to. */
+export function offersResend (init: InitIn): boolean {
+  return (init.flags2 & FUSE_HAS_RESEND_2) !== 0
 }
 
 export interface Attributes {
@@ -264,6 +288,15 @@ export function lseekOut (offset: number): Buffer {
 }
 
 const FUSE_NOTIFY_INVAL_INODE = 2
+const FUSE_NOTIFY_RESEND = 7
+
+/** A whole message that answers nothing: the kernel sends again what was read from the device and not answered. */
+export function notifyResend (): Buffer {
+  const bytes = Buffer.alloc(OUT_HEADER_BYTES)
+  bytes.writeUInt32LE(bytes.length, 0)
+  bytes.writeInt32LE(FUSE_NOTIFY_RESEND, 4)
+  return bytes
+}
 
 /** A whole message that answers nothing: the kernel writes back and drops its pages of `[from, to)` of the inode. */
 export function notifyInvalInode (ino: bigint, from: number, to: number): Buffer {
@@ -348,19 +381,21 @@ export function direntsOut (entries: readonly Dirent[], first: number, size: num
 
 const INIT_OUT_BYTES = 64
 
-/** EPROTO when the kernel is too old to be served. */
-export function initOut (init: InitIn): Buffer {
+/** `resend`: to be taken, if it is offered. EPROTO when the kernel is too old to be served. */
+export function initOut (init: InitIn, { resend }: { readonly resend: boolean }): Buffer {
   if (init.major !== FUSE_KERNEL_VERSION || init.minor < FUSE_MINOR_MIN) throw new ErrnoError(ERRNO.EPROTO)
   const bytes = Buffer.alloc(INIT_OUT_BYTES)
   bytes.writeUInt32LE(FUSE_KERNEL_VERSION, 0)
   bytes.writeUInt32LE(Math.min(FUSE_KERNEL_MINOR_VERSION, init.minor), 4)
   bytes.writeUInt32LE(init.maxReadahead, 8)
-  bytes.writeUInt32LE((init.flags & INIT_FLAGS) >>> 0, 12)
+  const extended = resend && offersResend(init)
+  bytes.writeUInt32LE((init.flags & (extended ? INIT_FLAGS | FUSE_INIT_EXT : INIT_FLAGS)) >>> 0, 12)
   bytes.writeUInt16LE(MAX_BACKGROUND, 16)
   bytes.writeUInt16LE(CONGESTION_THRESHOLD, 18)
   bytes.writeUInt32LE(MAX_WRITE_BYTES, 20)
   bytes.writeUInt32LE(1, 24) // time_gran, ns
   bytes.writeUInt16LE(MAX_PAGES, 28)
+  if (extended) bytes.writeUInt32LE(FUSE_HAS_RESEND_2, 32)
   return bytes
 }
 

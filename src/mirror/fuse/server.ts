@@ -15,7 +15,7 @@ import { describeRequest } from './decoder.ts'
 import { EpochClock, makeEpochBuffer } from './epoch.ts'
 import type { Handlers } from './handlers.ts'
 import { OPCODES } from './opcodes.ts'
-import { IN_HEADER_BYTES, notifyInvalInode, OUT_HEADER_BYTES, readInHeader, readInterruptIn, reply } from './protocol.ts'
+import { IN_HEADER_BYTES, notifyInvalInode, notifyResend, OUT_HEADER_BYTES, readInHeader, readInterruptIn, reply } from './protocol.ts'
 import type { FromWorker, ToWorker, WorkerInit } from './worker.ts'
 
 export interface FuseServerComponents {
@@ -56,6 +56,15 @@ export class FuseServer {
   /** Resolves when the connection has ended (unmounted or aborted) and no worker runs any more. */
   get ended (): Promise<void> {
     return this.#ended
+  }
+
+  /**
+   * Before `start`: what a server before this one has read and not answered is read again. Were workers at it already, the kernel
+   * would send again what they have in hand.
+   */
+  resend (): void {
+    const bytes = notifyResend()
+    writeReply(this.#init.deviceFd, bytes, bytes.length)
   }
 
   start (handlers: Handlers): void {

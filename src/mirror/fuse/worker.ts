@@ -37,7 +37,8 @@ const WRITE_REPLY_BYTES = OUT_HEADER_BYTES + 8
 function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
   const passenger = new EpochPassenger(init.epoch, init.worker)
   const views = new Map<number, FileView>()
-  const request = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES)
+  // Filled: a kill while the kernel copies a request to a page that is not there yet would fail that request, and not keep it.
+  const request = Buffer.alloc(READ_BUFFER_BYTES, 1)
   const reply = Buffer.allocUnsafeSlow(OUT_HEADER_BYTES + MAX_WRITE_BYTES)
   const tell = (message: FromWorker, transfer: ArrayBuffer[] = []): void => { port.postMessage(message, transfer) }
 

@@ -3,13 +3,14 @@ import { closeSync, openSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { P2pvmError } from '../../protocols/errors.ts'
-import type { DriverChoice } from '../../mirror/driver.ts'
-import type { MountReady } from '../config.ts'
+import { chooseDriver, type DriverChoice } from '../../mirror/driver.ts'
+import type { MountConfig, MountReady } from '../config.ts'
 import { errorDocument, type ErrorDocument, readErrorDocument } from '../error-document.ts'
 import { EXIT } from '../exit-codes.ts'
 import { fields } from '../output.ts'
 import { command, DAEMON_EXITS, type Options, type Session, withDaemon } from '../session.ts'
 import type { LogLevel } from '../world.ts'
+import { upgradeMount } from './mount-upgrade.ts'
 
 /** INIT, the first answers of the daemon, two worker threads: a second or so on a busy machine. */
 const READY_DEADLINE_MS = 60_000
@@ -28,8 +29,13 @@ export function mountCommand (session: Session): Command {
     .argument('<DIR>', 'an existing, empty folder')
     .option('--detach', 'return when the mount is ready')
     .option('--trace', 'a line on stderr per request that the main thread answers (P2PVM_FUSE_TRACE=1)')
+    .option('--upgrade', 'DIR is mounted already: serve it with this program from now on; whoever uses it notices a pause')
     .action(async (folder: string, options: Options) => {
       try {
+        if (options['upgrade'] === true) {
+          await upgradeMount(folder, options, session)
+          return
+        }
         const mountpoint = resolve(folder)
         const mountOptions = await mountOptionsOf(options, session)
         if (options['detach'] === true) await mountDetached(mountpoint, mountOptions, session)
@@ -65,19 +71,22 @@ async function mountOptionsOf (options: Options, { signal }: Session): Promise<M
   })
 }
 
+/** Only one of the two is loaded: a keeper is to be small. */
 async function mountHere (mountpoint: string, { control, logLevel, driver, trace }: MountOptions, session: Session): Promise<void> {
-  const { runMount } = await import('../mount-process.ts')
-  await runMount({
+  const config: MountConfig = {
     mountpoint,
     control,
     logLevel,
-    driver,
     trace,
     onReady (ready) {
       if (process.send === undefined) printReady(ready, session)
       else report({ ready })
     },
     signal: session.signal
+  }
+  await chooseDriver(driver, {
+    direct: async () => { await (await import('../mount-keeper.ts')).runMountWithKeeper(config) },
+    'fuse-native': async () => { await (await import('../mount-process.ts')).runMountWithoutKeeper(config) }
   })
 }
 

@@ -32,7 +32,8 @@ export function umountCommand ({ output, signal }: Session): Command {
     })
 }
 
-async function registryOf (options: Options, signal: AbortSignal): Promise<string> {
+/** The folder where mounts are registered, with or without the daemon. */
+export async function registryOf (options: Options, signal: AbortSignal): Promise<string> {
   try {
     return (await withDaemon(options, async (client) => await client.folders({ signal }))).mounts
   } catch (error) {
@@ -42,7 +43,7 @@ async function registryOf (options: Options, signal: AbortSignal): Promise<strin
 }
 
 async function end ({ pid, startTime, mountpoint }: MountEntry, { force, signal }: { readonly force: boolean, readonly signal: AbortSignal }): Promise<void> {
-  // The kernel says whether anybody has a file open; the server ends with its mount.
+  // The kernel says whether anybody has a file open; server and keeper end with the mount.
   if (force) terminate(pid, mountpoint)
   else await unmount(mountpoint, { lazy: false })
   const deadlineMs = performance.now() + GONE_DEADLINE_MS

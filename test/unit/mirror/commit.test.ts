@@ -56,8 +56,8 @@ async function write (page: number, byte: number, name = NAME): Promise<void> {
 }
 
 /** By a daemon that has just started. */
-async function commit (blobs: BlobClient = fabric.client(), as?: string): Promise<Committed> {
-  const [committed] = await commitAll([{ name: NAME, as }], blobs)
+async function commit (blobs: BlobClient = fabric.client(), as?: string, id?: string): Promise<Committed> {
+  const [committed] = await commitAll([{ name: NAME, as }], blobs, id)
   return committed!
 }
 
@@ -66,10 +66,10 @@ async function revert (): Promise<void> {
   await committer.revert({ folder: join(working, NAME), sealable: unmountedSealable(working, NAME, random) })
 }
 
-async function commitAll (which: ReadonlyArray<{ name: string, as?: string | undefined }>, blobs: BlobClient = fabric.client()): Promise<Committed[]> {
+async function commitAll (which: ReadonlyArray<{ name: string, as?: string | undefined }>, blobs: BlobClient = fabric.client(), id?: string): Promise<Committed[]> {
   const members = which.map(({ name, as }) => ({ folder: join(working, name), sealable: unmountedSealable(working, name, random), as }))
   const seal = async (signal: AbortSignal): Promise<Sealed[]> => await Promise.all(members.map(async ({ sealable }) => await sealable.seal(signal)))
-  return await new Committer({ blobs, chunks: fabric.chunks, cache, clock, random }).commit({ members, seal })
+  return await new Committer({ blobs, chunks: fabric.chunks, cache, clock, random }).commit({ members, seal, id })
 }
 
 /** A client of which `publishGroup` is the test's. */
@@ -178,6 +178,31 @@ describe('a commit', () => {
     await write(1, 3)
     expect(await commit()).toMatchObject({ version: { version: 3 } })
     expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1, 1], [2, 3, 1, 1, 1, 1, 1, 1]])
+  })
+
+  it('that is asked for again under its id is the same one, also by a daemon that knows nothing of it', async () => {
+    await write(0, 2)
+    const first = await commit(fabric.client(), undefined, 'a')
+    await write(1, 3)
+    expect(await commit(fabric.client(), undefined, 'a')).toMatchObject({ ...first, version: { blob: base.blob, version: 2 } })
+    expect(await history()).toHaveLength(2)
+    expect(await commit(fabric.client(), undefined, 'b')).toMatchObject({ version: { version: 3 } })
+    expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1, 1], [2, 3, 1, 1, 1, 1, 1, 1]])
+  })
+
+  it.each([true, false])('under an id whose end nobody saw is finished by who asks again, and is that one (published: %s)', async (published) => {
+    await write(0, 2)
+    await expect(commit(withPublish(async (request, blobs) => {
+      if (published) await blobs.publishGroup(request)
+      throw lost
+    }), undefined, 'a')).rejects.toBe(lost)
+    await write(1, 3)
+    expect(await commit(fabric.client(), undefined, 'a')).toMatchObject({ version: { version: 2 }, chunks: 1 })
+    expect(await history()).toEqual([[1, 1, 1, 1, 1, 1, 1, 1], [2, 1, 1, 1, 1, 1, 1, 1]])
+    expect(await listWorkingCopies(working)).toMatchObject([{ version: 2, dirtyBytes: 2 * PAGE_BYTES }]) // folded back
+    expect(await commit()).toMatchObject({ version: { version: 3 } })
+    expect((await history()).at(-1)).toEqual([2, 3, 1, 1, 1, 1, 1, 1])
+    expect(await commit(fabric.client(), undefined, 'a')).toMatchObject({ version: { version: 2 } }) // very late
   })
 
   it('of a working copy whose blob has moved on is a conflict that loses nothing, and nothing is left to be finished', async () => {

@@ -8,6 +8,7 @@ import { withCheckedReplies } from '../../harness/checked-replies.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { parseMountinfo } from '../../../src/mirror/fuse/device.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
+import { NO_JOURNAL } from '../../../src/mirror/mount-journal.ts'
 import { Namespace } from '../../../src/mirror/namespace.ts'
 import type { OpenFiles } from '../../../src/mirror/open-files.ts'
 import { Operations } from '../../../src/mirror/operations.ts'
@@ -37,7 +38,7 @@ const source: MirrorSource = {
   chunkIds: async () => [],
   fetch: async () => {},
   clone: async () => ({ blob: 'ponmlkjihgfedcba', version: 0, size: 8192, chunkSize: 4096 }),
-  commit: async (_name, as) => {
+  commit: async (_name, { as }) => {
     if (as === 'taken') throw new P2pvmError('ERR_CONFLICT', 'the name is taken')
     return { blob: BLOB, version: 3, size: 8192, chunkSize: 4096 }
   }
@@ -54,8 +55,10 @@ beforeEach(() => {
     operations: new Operations({
       namespace, working, clock, missDeadlineMs: 200,
       files: { withCopy, sizeOf, open: async () => ({ fh: 7, keepsPages: true }) } as unknown as OpenFiles,
-      commands: new Commands(source, new AbortController().signal)
+      commands: new Commands({ source, journal: NO_JOURNAL, mount: 'mount', signal: new AbortController().signal })
     }),
+    journal: NO_JOURNAL,
+    resend: false,
     onInit () {}
   }))
 })
@@ -92,7 +95,7 @@ async function list (ino: bigint): Promise<string[]> {
   const body = Buffer.alloc(40)
   body.writeUInt32LE(fh, 0)
   body.writeUInt32LE(4096, 16)
-  const out = handlers.readdir(request(ino, body)) ?? Buffer.alloc(0)
+  const out = await handlers.readdir(request(ino, body)) ?? Buffer.alloc(0)
   handlers.releasedir(request(ino, body))
   const names: string[] = []
   for (let at = 0; at < out.length; at += Math.ceil((24 + out.readUInt32LE(at + 16)) / 8) * 8) names.push(out.toString('utf8', at + 24, at + 24 + out.readUInt32LE(at + 16)))
@@ -227,12 +230,15 @@ describe('commands', () => {
 
   it('run one at a time from attributes, which report what became of them', async () => {
     let finish: (ref: VersionRef) => void = () => {}
-    const commands = new Commands({ ...source, commit: async () => await new Promise((resolve) => { finish = resolve }) }, new AbortController().signal)
+    const commands = new Commands({
+      source: { ...source, commit: async () => await new Promise((resolve) => { finish = resolve }) },
+      journal: NO_JOURNAL, mount: 'mount', signal: new AbortController().signal
+    })
     expect(() => commands.outcome('user.p2pvm.commit', 'vm1')).toThrow(ErrnoError)
-    commands.start('user.p2pvm.commit', Buffer.from(''), 'vm1')
+    commands.start(1n, 'user.p2pvm.commit', Buffer.from(''), 'vm1')
     expect(JSON.parse(commands.outcome('user.p2pvm.commit', 'vm1').toString())).toEqual({ state: 'running' })
-    expect(await errno(() => { commands.start('user.p2pvm.clone', Buffer.from(''), 'vm1') })).toBe('EBUSY')
-    commands.start('user.p2pvm.clone', Buffer.from(''), 'vm2')
+    expect(await errno(() => { commands.start(1n, 'user.p2pvm.clone', Buffer.from(''), 'vm1') })).toBe('EBUSY')
+    commands.start(1n, 'user.p2pvm.clone', Buffer.from(''), 'vm2')
     finish({ blob: BLOB, version: 7, size: 0, chunkSize: 4096 })
     await expect.poll(() => JSON.parse(commands.outcome('user.p2pvm.commit', 'vm1').toString()) as unknown).toEqual({ state: 'done', blob: BLOB, version: 7 })
   })

@@ -49,7 +49,9 @@ describe('requests', () => {
     expect(wire.readLseekIn(struct([8, 7], [8, 2 ** 40 + 5], [4, 3], [4, 0]))).toEqual({ fh: 7, offset: 2 ** 40 + 5, whence: 3 })
     expect(wire.readLseekIn(struct([8, 7], [8, 2n ** 64n - 1n], [4, 4], [4, 0])).offset).toBeGreaterThan(Number.MAX_SAFE_INTEGER)
     expect(wire.readInterruptIn(struct([8, 2n ** 62n]))).toEqual({ unique: 2n ** 62n })
-    expect(wire.readInitIn(struct([4, 7], [4, 41], [4, 131072], [4, 0xffffffff], [4, 1]))).toEqual({ major: 7, minor: 41, maxReadahead: 131072, flags: 0xffffffff })
+    expect(wire.readInitIn(struct([4, 7], [4, 41], [4, 131072], [4, 0xffffffff], [4, 1]))).toEqual({ major: 7, minor: 41, maxReadahead: 131072, flags: 0xffffffff, flags2: 1 })
+    expect(wire.readInitIn(struct([4, 7], [4, 31], [4, 0], [4, 0xffffffff]))).toMatchObject({ flags2: 0 })
+    expect(wire.readInitIn(struct([4, 7], [4, 36], [4, 0], [4, 1], [4, 1]))).toMatchObject({ flags2: 0 })
   })
 
   it('that say more than they carry, or numbers beyond 2^53, are EINVAL', () => {
@@ -152,13 +154,28 @@ describe('replies', () => {
   })
 
   it('answer INIT with what both sides can do', () => {
-    const out = wire.initOut({ major: 7, minor: 41, maxReadahead: 131072, flags: 0xffffffff })
+    const out = wire.initOut({ major: 7, minor: 41, maxReadahead: 131072, flags: 0xffffffff, flags2: 0xffffffff }, { resend: false })
     expect(out).toHaveLength(64)
     expect([out.readUInt32LE(0), out.readUInt32LE(4), out.readUInt32LE(8), out.readUInt32LE(20), out.readUInt16LE(28)]).toEqual([7, 38, 131072, 1024 * 1024, 256])
     const flags = out.readUInt32LE(12)
     for (const bit of [0, 5, 15, 16, 18, 22, 28]) expect(flags & (1 << bit), `flag ${bit}`).not.toBe(0)
-    expect(wire.initOut({ major: 7, minor: 33, maxReadahead: 0, flags: 1 << 16 }).readUInt32LE(12)).toBe(1 << 16)
-    expect(wire.initOut({ major: 7, minor: 33, maxReadahead: 0, flags: 0 }).readUInt32LE(4)).toBe(33)
-    expect(errnoOfThrown(() => wire.initOut({ major: 7, minor: 12, maxReadahead: 0, flags: 0 }))).toBe(ERRNO.EPROTO)
+    expect(wire.initOut({ major: 7, minor: 33, maxReadahead: 0, flags: 1 << 16, flags2: 0 }, { resend: true }).readUInt32LE(12)).toBe(1 << 16)
+    expect(wire.initOut({ major: 7, minor: 33, maxReadahead: 0, flags: 0, flags2: 0 }, { resend: true }).readUInt32LE(4)).toBe(33)
+    expect(errnoOfThrown(() => wire.initOut({ major: 7, minor: 12, maxReadahead: 0, flags: 0, flags2: 0 }, { resend: true }))).toBe(ERRNO.EPROTO)
+  })
+
+  it('ask the kernel to keep what is not answered where that is wanted and offered, and to send it again', () => {
+    const init = { major: 7, minor: 41, maxReadahead: 0, flags: 0xffffffff, flags2: 0xffffffff }
+    const extended = (flags2: number, resend: boolean): [boolean, number] => {
+      const out = wire.initOut({ ...init, flags2 }, { resend })
+      return [(out.readUInt32LE(12) & (1 << 30)) !== 0, out.readUInt32LE(32)]
+    }
+    expect(extended(0xffffffff, true)).toEqual([true, 1 << 7])
+    expect(extended(0xffffffff, false)).toEqual([false, 0])
+    expect(extended(0xffffff7f, true)).toEqual([false, 0])
+    expect([init, { ...init, flags2: 0x7f }].map(wire.offersResend)).toEqual([true, false])
+    expect(wire.notifyResend()).toEqual(struct([4, 16], [4, 7], [8, 0]))
+    expect([5n, 2n ** 63n + 5n].map(wire.isResent)).toEqual([false, true])
+    expect([5n, 2n ** 63n + 5n].map(wire.originalUnique)).toEqual([5n, 5n])
   })
 })

@@ -10,6 +10,7 @@ import { readFully, writeFully } from '../../../src/mirror/files.ts'
 import { withCheckedReplies } from '../../harness/checked-replies.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
+import { NO_JOURNAL } from '../../../src/mirror/mount-journal.ts'
 import type { CopyInode, Inode, Namespace } from '../../../src/mirror/namespace.ts'
 import { OpenFiles } from '../../../src/mirror/open-files.ts'
 import { foldUnder, Overlay } from '../../../src/mirror/overlay.ts'
@@ -90,8 +91,9 @@ async function start (): Promise<void> {
   const state = await readWorkingCopy(working(), 'vm1')
   copy = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, size: state.size, unborn: false, mtimeMs: 0 }
   const namespace = { inode: (ino: bigint) => ino === version.ino ? version : copy } as Namespace
-  const operations = new Operations({ namespace, files, working: working(), clock, missDeadlineMs: 100, commands: new Commands({} as MirrorSource, signal) })
-  handlers = withCheckedReplies(new Handlers({ operations, onInit () {} }))
+  const commands = new Commands({ source: {} as MirrorSource, journal: NO_JOURNAL, mount: 'mount', signal })
+  const operations = new Operations({ namespace, files, working: working(), clock, missDeadlineMs: 100, commands })
+  handlers = withCheckedReplies(new Handlers({ operations, journal: NO_JOURNAL, resend: false, onInit () {} }))
 }
 
 afterEach(async () => {

@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
-import { acquireLock, lockHolder, startTimeOf } from '../../../src/mirror/processes.ts'
+import { acquireLock, lockHolder, type ProcessId, startTimeOf } from '../../../src/mirror/processes.ts'
 import type { VersionRef } from '../../../src/mirror/source.ts'
 import { unmountedSealable } from '../../../src/mirror/unmounted-copy.ts'
 import {
-  createWorkingCopy, listWorkingCopies, LockedCopy, readWorkingCopy, removeWorkingCopy, sweepWorkingFolder, workingCopyHolder
+  createWorkingCopy, listWorkingCopies, LockedCopy, readWorkingCopy, releaseInheritedLocks, removeWorkingCopy, sweepWorkingFolder, workingCopyHolder
 } from '../../../src/mirror/working-copy.ts'
 import { nodeRandom as random } from '../../../src/node/world.ts'
 
@@ -52,6 +52,35 @@ describe('working copies', () => {
       await expect(createWorkingCopy(working, name, BASE, random)).rejects.toMatchObject({ code: 'ERR_USAGE' })
     }
     expect(readdirSync(working)).toEqual(['a'])
+  })
+
+  it('that a server had open in the name of its keeper are the next one\'s, and nobody else\'s while either lives', async () => {
+    await createWorkingCopy(working, 'a', BASE, random)
+    const self = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '' }
+    const dead = (pid: number): ProcessId => ({ pid, startTime: '1' })
+    const locks = (): string[] => readdirSync(join(working, 'a')).filter((name) => name.startsWith('lock.'))
+    const left = await LockedCopy.open(working, 'a', random, { ...self, server: dead(4_000_001) }) // a server that was killed
+    expect(await workingCopyHolder(working, 'a')).toBe(process.pid)
+    await expect(LockedCopy.open(working, 'a', random)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    const [before] = locks()
+    const next = await LockedCopy.open(working, 'a', random, { ...self, server: dead(4_000_002) })
+    expect(locks()).toHaveLength(1)
+    expect(locks()).not.toContain(before)
+    await expect(LockedCopy.open(working, 'a', random, { ...self, server: dead(4_000_002) })).rejects.toMatchObject({ code: 'ERR_CONFLICT' }) // the same one twice
+    await next.close()
+    await left.close()
+    expect(locks()).toEqual([])
+
+    const orphan = await LockedCopy.open(working, 'a', random, { ...dead(4_000_003), server: self }) // the keeper was killed, the server is on its way out
+    await expect(LockedCopy.open(working, 'a', random)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+    await orphan.close()
+    await LockedCopy.open(working, 'a', random, { ...dead(4_000_003), server: dead(4_000_004) }) // both were
+    await (await LockedCopy.open(working, 'a', random)).close()
+    expect(locks()).toEqual([])
+
+    await LockedCopy.open(working, 'a', random, { ...self, server: dead(4_000_005) })
+    await releaseInheritedLocks(working, { ...self, server: dead(4_000_006) }) // the next one did not open it
+    expect(locks()).toEqual([])
   })
 
   it('are open in one place at a time', async () => {
