@@ -1,7 +1,8 @@
 /**
  * Real machines on the fabric: Debian boots in QEMU from a working copy on a peer that has never seen the image, and fetches what
  * it touches. What the machine wrote is committed as an image of its own, from which another peer's machine boots; that one is
- * committed while it runs, and what came of it is what a power cut would have left: a file system that its journal mends.
+ * committed while it runs, and what came of it is what a power cut would have left: a file system that its journal mends. It does not
+ * notice that the FUSE server below its disk is killed, and the daemon.
  *
  * Once with QEMU's `cache=writeback`, where the host's page cache lies between the machine and the mount, and once with
  * `cache=none`: O_DIRECT.
@@ -16,6 +17,7 @@ import { DEBIAN_GUEST, describeWith } from '../harness/capabilities.ts'
 import { eventually } from '../harness/eventually.ts'
 import { type Ended, runToEnd } from '../harness/line-process.ts'
 import { LiveFabric, succeed } from '../harness/live-fabric.ts'
+import { entryOf, killNow, serverOf } from '../harness/mounts.ts'
 import { bootGuest, type DebianImage, debianImage, type Guest, type GuestOptions, probeAccel, startGuest } from '../harness/qemu.ts'
 import { sha256Of } from '../harness/random-image.ts'
 
@@ -89,7 +91,7 @@ describeWith([...DEBIAN_GUEST, 'fuse'], 'a Debian machine on the fabric', () => 
         expect(await live.exportedSum(live.storage(0), `debian-12@${original.version}`)).toBe(imageSum)
       })
 
-      it('boots on another peer from what was committed, and is committed while it boots and while it runs', async ({ signal }) => {
+      it('boots on another peer from what was committed, is committed while it boots and while it runs, and outlives FUSE server and daemon', async ({ signal }) => {
         const peer = live.compute(2)
         const { path, name } = await workingCopy(peer, `second-${cache}`, image)
         const guest = await startGuest({ ...machine(path, cache, signal), append: ['p2pvm.print', 'p2pvm.hold'] })
@@ -105,7 +107,20 @@ describeWith([...DEBIAN_GUEST, 'fuse'], 'a Debian machine on the fabric', () => 
           const before = await beatBeyond(guest, BEATS)
           cuts.push({ when: 'while it runs', commit: await succeed<CommitResult>(peer, 'commit', path), beats: before })
           const after = lastBeat(guest)
-          const last = await beatBeyond(guest, after + BEATS)
+          await beatBeyond(guest, after + BEATS)
+
+          const entry = await entryOf(peer, mountpoints.get(peer)!)
+          const server = await serverOf(entry)
+          const startedMs = performance.now()
+          killNow(server)
+          await observed(guest, 'another FUSE server serves it', async () => (await serverOf(entry)).pid !== server.pid || undefined)
+          await beatBeyond(guest, lastBeat(guest) + 1)
+          const pausedMs = performance.now() - startedMs
+          await peer.kill('SIGKILL')
+          await peer.start()
+          const last = await beatBeyond(guest, lastBeat(guest) + BEATS)
+          expect(guest.console()).not.toMatch(/I\/O error|EXT4-fs (?:error|warning)|read-only/i)
+          say(`cache=${cache}: its FUSE server was killed, and its machine wrote on after ${pausedMs.toFixed(0)} ms at most; then its daemon`)
           say(`cache=${cache}: another peer's machine booted in ${seconds(bootMs)} and printed the note; ${after - before} beats during a commit, ${last} in all`)
           guest.type('systemctl poweroff\n')
           expect(await guest.ended).toMatchObject({ exitCode: 0 })

@@ -2,7 +2,6 @@
  * A mount outlives its FUSE server: whoever uses it notices a pause, whatever the server was doing when it was killed. It ends when
  * its keeper does, or when servers die one after the other; and then it is gone, with nobody hanging in it.
  */
-import { execFileSync } from 'node:child_process'
 import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -10,16 +9,17 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { bundle } from '../../scripts/bundle.ts'
-import { processIsAlive, type ProcessId, startTimeOf } from '../../src/mirror/processes.ts'
+import { processIsAlive } from '../../src/mirror/processes.ts'
 import type { ImportResult, VersionRow, WorkingCopyRow } from '../../src/node/control-api.ts'
 import { requestJson } from '../../src/node/http-json.ts'
 import { isOurMount } from '../../src/node/mountpoints.ts'
-import { listMounts, type MountEntry } from '../../src/node/mounts.ts'
+import type { MountEntry } from '../../src/node/mounts.ts'
 import { describeWith } from '../harness/capabilities.ts'
 import { eventually } from '../harness/eventually.ts'
 import { LineProcess, runToEnd } from '../harness/line-process.ts'
 import { LiveFabric, succeed } from '../harness/live-fabric.ts'
 import { sha256OfMounted } from '../harness/mounted-file.ts'
+import { commandOf, entryOf, killNow, serverOf } from '../harness/mounts.ts'
 import { makeImage, randomRuns, sha256Of } from '../harness/random-image.ts'
 import { Chance, testSeed } from '../harness/seed.ts'
 
@@ -127,7 +127,7 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
       await reader.kill()
     }
     await succeed(live.compute(0), 'mount', mountpoint, '--detach')
-    const again = await entryOf(mountpoint)
+    const again = await entryOf(live.compute(0), mountpoint)
     const secondServer = await serverOf(again)
     const secondReader = await holder(mountpoint)
     try {
@@ -150,7 +150,7 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
     const keeper = new LineProcess(PROGRAM, ['mount', mountpoint, '--json', '--control', live.compute(0).control], { env: { ...process.env, P2PVM_TEST_HOOKS: '1' } })
     try {
       await keeper.line((line) => line.includes(mountpoint), DEADLINE_MS)
-      const entry = await entryOf(mountpoint)
+      const entry = await entryOf(live.compute(0), mountpoint)
       const reader = await holder(mountpoint)
       try {
         await eventually('the keeper has given up', DEADLINE_MS, async () => {
@@ -202,13 +202,7 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
 
   async function mounted (name: string): Promise<{ mountpoint: string, entry: MountEntry }> {
     const mountpoint = await live.mount(live.compute(0), name)
-    return { mountpoint, entry: await entryOf(mountpoint) }
-  }
-
-  async function entryOf (mountpoint: string): Promise<MountEntry> {
-    const entry = (await listMounts(join(live.compute(0).data, 'mounts'))).find((mount) => mount.mountpoint === mountpoint)
-    if (entry === undefined) throw new Error(`${mountpoint} is not registered`)
-    return entry
+    return { mountpoint, entry: await entryOf(live.compute(0), mountpoint) }
   }
 
   /** Runs `busy-disk.py` there meanwhile: it must have met no error and no wrong byte. */
@@ -272,41 +266,11 @@ async function goesOn (program: LineProcess): Promise<void> {
   await program.line((line) => line.startsWith('done ') && Number(line.slice(5)) > done + 100, DEADLINE_MS)
 }
 
-/** The keeper's child, ready or not. */
-function serverIn ({ pid }: MountEntry): number | undefined {
-  const [first] = execFileSync('pgrep', ['-P', String(pid), '-f', 'mount-server'], { encoding: 'utf8' }).split('\n')
-  return first === undefined || first === '' ? undefined : Number(first)
-}
-
-async function serverOf (entry: MountEntry): Promise<ProcessId> {
-  const { answer } = await eventually('the mount has a server', DEADLINE_MS, async () => {
-    const pid = serverIn(entry)
-    const startTime = pid === undefined ? undefined : await startTimeOf(pid)
-    return pid === undefined || startTime === undefined ? undefined : { pid, startTime }
-  })
-  return answer
-}
-
-function killNow ({ pid }: ProcessId): void {
-  try {
-    process.kill(pid, 'SIGKILL')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
-  }
-}
-
 /** Files of a mount in the registry, and fsync processes that somebody has left over. */
 async function leftovers ({ socket, mountpoint }: MountEntry): Promise<string[]> {
   const id = socket.split('/').at(-1)!.replace('.sock', '')
   const files = readdirSync(join(socket, '..')).filter((name) => name.startsWith(id))
   const mounts = (await readFile('/proc/self/mountinfo', 'utf8')).split('\n').filter((line) => line.includes(mountpoint))
-  const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
-    try {
-      const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ')
-      return line.includes(mountpoint) ? [line] : []
-    } catch {
-      return [] // it has ended
-    }
-  })
+  const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(commandOf).filter((command) => command.includes(mountpoint))
   return [...files, ...mounts, ...processes]
 }

@@ -1,5 +1,4 @@
 /** `p2pvm mount` and `umount` as processes: with and without their daemon, busy, dead, and what a testnet leaves behind. */
-import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
@@ -11,6 +10,7 @@ import { processIsAlive, startTimeOf } from '../../src/mirror/processes.ts'
 import { type Fabric, startFabric } from '../../testnet/fabric.ts'
 import { describeWith } from '../harness/capabilities.ts'
 import { eventually } from '../harness/eventually.ts'
+import { entryOf, killNow, serverOf } from '../harness/mounts.ts'
 
 describeWith(['root', 'fuse'], 'mount and umount', () => {
   let folder: string
@@ -75,8 +75,8 @@ describeWith(['root', 'fuse'], 'mount and umount', () => {
     const pid = await mount()
     const startTime = await startTimeOf(pid) ?? ''
     // Its FUSE server, too: that would unmount.
-    const servers = execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' }).trim().split('\n').map(Number)
-    for (const each of [pid, ...servers]) process.kill(each, 'SIGKILL')
+    const server = await serverOf(await entryOf(compute(), mountpoint))
+    for (const each of [{ pid }, server]) killNow(each)
     await eventually('the mount is dead', 10_000, async () => !await processIsAlive(pid, startTime) || undefined)
     expect(await isOurMount(mountpoint)).toBe(true)
     expect(await compute().cli('umount', mountpoint)).toMatchObject({ code: 0, json: { pid: null } })

@@ -6,12 +6,13 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import type { ImportResult } from '../../src/node/control-api.ts'
 import { requestJson } from '../../src/node/http-json.ts'
-import { listMounts, type MountEntry } from '../../src/node/mounts.ts'
+import type { MountEntry } from '../../src/node/mounts.ts'
 import { describeWith } from '../harness/capabilities.ts'
 import { eventually } from '../harness/eventually.ts'
 import { LineProcess } from '../harness/line-process.ts'
 import { LiveFabric, succeed } from '../harness/live-fabric.ts'
 import { sha256OfMounted } from '../harness/mounted-file.ts'
+import { entryOf, serverOf } from '../harness/mounts.ts'
 import { makeImage, randomRuns, sha256Of } from '../harness/random-image.ts'
 import { Chance, testSeed } from '../harness/seed.ts'
 
@@ -68,14 +69,14 @@ describeWith(['root', 'fuse', 'python3'], 'the main thread of a mount', () => {
 
     it(`when it throws while a ${kind} is open, another server answers the next read`, async () => {
       const { mountpoint, entry } = await mounted(`thrown-${kind.replace(' ', '-')}`)
-      const server = await serverOf(entry)
+      const { pid } = await serverOf(entry)
       const reader = LineProcess.python('timed-reads.py', pathOf(kind, mountpoint), PAGES)
       try {
         await reader.line((line) => line === 'ready', DEADLINE_MS)
         // The answer may still get out, or not.
         await requestJson(entry.socket, 'POST', '/v1/test/throw', { body: {}, deadlineMs: DEADLINE_MS })
           .catch((error: unknown) => { expect(error).toMatchObject({ code: 'ERR_UNAVAILABLE' }) })
-        await eventually('there is another server', DEADLINE_MS, async () => await serverOf(entry) !== server || undefined)
+        await eventually('there is another server', DEADLINE_MS, async () => (await serverOf(entry)).pid !== pid || undefined)
         const afterMs = nowMs()
         await reader.line((line) => Number(line) > afterMs, DEADLINE_MS)
         expect(await reader.finish(DEADLINE_MS)).toMatchObject({ code: 0, stderr: '' })
@@ -89,8 +90,7 @@ describeWith(['root', 'fuse', 'python3'], 'the main thread of a mount', () => {
 
   async function mounted (name: string): Promise<{ mountpoint: string, entry: MountEntry }> {
     const mountpoint = await live.mount(live.compute(0), name)
-    const entry = (await listMounts(join(live.compute(0).data, 'mounts'))).find((mount) => mount.mountpoint === mountpoint)
-    if (entry === undefined) throw new Error(`${mountpoint} is not registered`)
+    const entry = await entryOf(live.compute(0), mountpoint)
     return { mountpoint, entry }
   }
 
@@ -98,10 +98,6 @@ describeWith(['root', 'fuse', 'python3'], 'the main thread of a mount', () => {
     return kind === 'version' ? join(mountpoint, 'by-name', 'original', String(original.version)) : join(mountpoint, 'working', 'machine')
   }
 })
-
-async function serverOf ({ socket }: MountEntry): Promise<number> {
-  return (await requestJson<{ pid: number }>(socket, 'GET', '/v1/status', { deadlineMs: DEADLINE_MS })).pid
-}
 
 /** The clock of timed-reads.py: CLOCK_MONOTONIC. */
 function nowMs (): number {
