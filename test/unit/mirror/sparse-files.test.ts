@@ -21,6 +21,7 @@ import { VersionTables } from '../../../src/mirror/version-tables.ts'
 import { createWorkingCopy, readWorkingCopy, workingCopyInfo } from '../../../src/mirror/working-copy.ts'
 import { nodeClock as clock, nodeRandom as random } from '../../../src/node/world.ts'
 import { P2pvmError } from '../../../src/protocols/errors.ts'
+import { KeptLog } from '../../harness/quiet.ts'
 
 const CHUNK = 2 * PAGE_BYTES
 const CHUNKS = 100
@@ -29,10 +30,8 @@ const SIZE = CHUNKS * CHUNK - 1000
 const BASE: VersionRef = { blob: 'abcdefghijklmnop', version: 1, size: SIZE, chunkSize: CHUNK }
 /** These have bytes; the others are holes. */
 const DATA = new Set([1, 2, 70, CHUNKS - 1])
-const SEEK_DATA = 3
-const SEEK_HOLE = 4
+const [SEEK_DATA, SEEK_HOLE] = [3, 4]
 
-const quiet = { debug () {}, info () {}, warn () {}, error () {} }
 const version: Inode = { kind: 'version', ino: 7n, ref: BASE, mtimeMs: 0 }
 
 let folder: string
@@ -72,9 +71,9 @@ async function start (): Promise<void> {
     fetch: async () => { throw new Error('no chunk is fetched') }
   }
   const { signal } = new AbortController()
-  const chunkFiles = new ChunkFiles({ source, clock, log: quiet, quiesce: async () => {}, signal }, { folder, openMax: 100, missDeadlineMs: 100 })
+  const chunkFiles = new ChunkFiles({ source, clock, log: new KeptLog(), quiesce: async () => {}, signal }, { folder, openMax: 100, missDeadlineMs: 100 })
   files = new OpenFiles({
-    clock, random, log: quiet, signal, chunkFiles,
+    clock, random, log: new KeptLog(), signal, chunkFiles,
     working: working(),
     tables: new VersionTables({ source, clock, folder: join(folder, 'leaves') }, chunkFiles),
     holder: 'this mount', writeback: true,
@@ -91,7 +90,7 @@ async function start (): Promise<void> {
   const state = await readWorkingCopy(working(), 'vm1')
   copy = { kind: 'copy', ino: BigInt(state.ino), name: 'vm1', ref: BASE, size: state.size, unborn: false, mtimeMs: 0 }
   const namespace = { inode: (ino: bigint) => ino === version.ino ? version : copy } as Namespace
-  const commands = new Commands({ source: {} as MirrorSource, journal: NO_JOURNAL, mount: 'mount', signal })
+  const commands = new Commands({ source: {} as MirrorSource, journal: NO_JOURNAL, mount: '', signal })
   const operations = new Operations({ namespace, files, working: working(), clock, missDeadlineMs: 100, commands })
   handlers = withCheckedReplies(new Handlers({ operations, journal: NO_JOURNAL, resend: false, onInit () {} }))
 }
