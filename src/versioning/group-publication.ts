@@ -3,6 +3,7 @@
  * record of the version manager. From that on each of them will be published; before it, none is, whoever dies. State it owns: none.
  */
 import { mapAtMost } from '../dht/semaphore.ts'
+import { OVER } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Signer } from '../protocols/signatures.ts'
 import { GROUP_EXTENTS_MAX } from '../protocols/version-protocol.ts'
@@ -50,7 +51,7 @@ export class GroupPublication {
 
   /** What became of each is what became of all of them: a member that was aborted was never complete. */
   async outcome ({ requestId, count }: Parameters<Blobs['groupOutcome']>[0], signal: Signal): Promise<Version[] | 'aborted' | undefined> {
-    const { versions, writer } = this.#components
+    const { versions } = this.#components
     checkGroupRequestId(requestId)
     checkMemberCount(count)
     const ids: VersionId[] = []
@@ -61,13 +62,27 @@ export class GroupPublication {
       if (assigned.aborted) return 'aborted'
       ids.push(assigned)
     }
-    const published: Version[] = []
-    for (const id of ids) {
-      const version = await writer.published(id, null, signal)
-      if (version.attempt !== FIRST_ATTEMPT) return 'aborted'
-      published.push(version)
+    return await this.#published(ids, signal)
+  }
+
+  /** The first that is aborted tells of all: the others need not be waited for. */
+  async #published (ids: readonly VersionId[], signal: Signal): Promise<Version[] | 'aborted'> {
+    const over = new AbortController()
+    const known = signal === undefined ? over.signal : AbortSignal.any([signal, over.signal])
+    let aborted = false
+    try {
+      return await Promise.all(ids.map(async (id) => {
+        const version = await this.#components.writer.published(id, null, known)
+        if (version.attempt === FIRST_ATTEMPT) return version
+        aborted = true
+        throw OVER
+      }))
+    } catch (error) {
+      if (aborted) return 'aborted'
+      throw error
+    } finally {
+      over.abort(OVER)
     }
-    return published
   }
 
   async #assign ({ requestId, members }: GroupRequest, signal: Signal): Promise<Assigned[]> {

@@ -22,12 +22,13 @@ test('what is acknowledged is there, once, in order, and the same for everybody'
   const cuts = new Map<string, number>()
   for (const { powerCuts } of outcomes) for (const [operation, count] of powerCuts) cuts.set(operation, (cuts.get(operation) ?? 0) + count)
   const of = (read: (outcome: SimulationOutcome) => number): number => outcomes.reduce((sum, outcome) => sum + read(outcome), 0)
-  console.log(`${of(({ versions }) => versions)} versions, ${of(({ aborted }) => aborted)} of them aborted, ${of(({ deaths }) => deaths)} deaths, ${of(({ lies }) => lies)} lies, power cut at ` +
+  console.log(`${of(({ versions }) => versions)} versions, ${of(({ aborted }) => aborted)} of them aborted, ${of(({ groups }) => groups)} groups, ${of(({ deaths }) => deaths)} deaths, ${of(({ lies }) => lies)} lies, power cut at ` +
     [...cuts].sort().map(([operation, count]) => `${operation} ${count}`).join(', '))
   // Without faults all of this would be easy.
   expect(of(({ deaths }) => deaths)).toBeGreaterThan(SEEDS)
   if (SEEDS >= 20) expect(of(({ lies }) => lies)).toBeGreaterThan(SEEDS)
   if (SEEDS >= 20) expect(of(({ aborted }) => aborted)).toBeGreaterThan(0)
+  if (SEEDS >= 20) expect(of(({ groups }) => groups)).toBeGreaterThan(SEEDS / 2)
   if (SEEDS >= 20) expect([...cuts.keys()]).toEqual(expect.arrayContaining(['datasync', 'syncDirectory', 'rename', 'write records', 'write versions']))
 })
 

@@ -3,7 +3,7 @@ import { deepStrictEqual, ok, strictEqual } from 'node:assert/strict'
 import { unpack } from '../../src/dht/packed-chunk.ts'
 import { FIRST_ATTEMPT } from '../../src/versioning/attempts.ts'
 import type { Version } from '../../src/versioning/blobs.ts'
-import type { Journal, Operation } from './journal.ts'
+import type { Change, Journal, Operation } from './journal.ts'
 import { ReferenceModel } from './reference-model.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { Running, SimulatedPeer } from './simulated-peer.ts'
@@ -19,23 +19,41 @@ export class FinalChecks {
   readonly #model = new ReferenceModel()
   readonly #logs = new Map<string, Version[]>()
   readonly #found = new Set<string>()
+  /** Members of groups, by the group's id. */
+  readonly #foundMembers = new Map<string, Set<number>>()
   #aborted = 0
 
   constructor (init: FinalChecksInit) {
     this.#init = init
   }
 
-  /** How many versions there are, and how many of them were aborted. */
-  async run (): Promise<{ versions: number, aborted: number }> {
+  /** How many versions there are, how many of them were aborted, and how many groups show. */
+  async run (): Promise<{ versions: number, aborted: number, groups: number }> {
     const { journal, peers } = this.#init
     const running = await Promise.all(peers.map(async (peer) => await peer.whenUp()))
+    await this.#findBlobsOfGroups(running)
     for (const blob of journal.blobs) await this.#replay(blob, running)
     this.#checkOperations()
+    this.#checkGroups()
     for (const log of this.#logs.values()) await this.#readBack(log, running)
     this.#checkReads()
     await this.#checkNames(running)
     await this.#checkReplicas()
-    return { versions: [...this.#logs.values()].reduce((sum, log) => sum + log.length, 0), aborted: this.#aborted }
+    return { versions: [...this.#logs.values()].reduce((sum, log) => sum + log.length, 0), aborted: this.#aborted, groups: this.#foundMembers.size }
+  }
+
+  /** Whoever made a group may have died before he learned which blob it made. */
+  async #findBlobsOfGroups (running: readonly Running[]): Promise<void> {
+    const { journal, random } = this.#init
+    const { blobs } = random.pick(running)
+    const images = new Map((await blobs.images()).map(({ name, blob }) => [name, blob]))
+    for (const { members } of journal.groups.values()) {
+      for (const { of } of members) {
+        const blob = 'name' in of ? images.get(of.name) : undefined
+        if (blob !== undefined && !journal.blobs.includes(blob)) journal.created(await blobs.version({ blob, version: 0 }))
+        if (blob !== undefined && 'name' in of) journal.names.set(of.name, blob)
+      }
+    }
   }
 
   /** The history of a blob goes through the model, after that of the blob it is a clone of. */
@@ -54,21 +72,52 @@ export class FinalChecks {
   }
 
   #apply (version: Version): void {
-    const { blob, message } = version
+    const { blob } = version
     if (version.attempt !== FIRST_ATTEMPT) {
       // The version manager ended it in a dead writer's place: it grows the blob, and changes nothing else.
       this.#aborted += 1
       this.#model.write(blob, [{ offset: version.size, bytes: new Uint8Array(0) }])
       return
     }
+    const change = this.#changeOfMember(version) ?? this.#changeOfOperation(version)
+    if (change.kind === 'append') this.#model.append(blob, change.bytes)
+    else this.#model.write(blob, change.parts)
+  }
+
+  #changeOfOperation (version: Version): Change {
+    const { blob, message } = version
     const operation = this.#init.journal.operations.get(message)
     ok(operation !== undefined, `${blob}@${version.version} is nobody's: ${message}`)
     ok(!this.#found.has(message), `${message} was done twice`)
     this.#found.add(message)
     ok(operation.refused !== true, `${message} was refused and is ${blob}@${version.version}`)
     if (operation.version !== undefined) deepStrictEqual(version, operation.version, `${message} was acknowledged as something else`)
-    if (operation.change.kind === 'append') this.#model.append(blob, operation.change.bytes)
-    else this.#model.write(blob, operation.change.parts)
+    return operation.change
+  }
+
+  /** undefined: it is of no group. */
+  #changeOfMember (version: Version): Change | undefined {
+    const { journal } = this.#init
+    const { blob, message } = version
+    const group = journal.groups.get(message)
+    if (group === undefined) return undefined
+    const member = group.members.findIndex(({ of }) => ('name' in of ? journal.names.get(of.name) : of.blob) === blob)
+    const found = this.#foundMembers.get(message) ?? new Set()
+    this.#foundMembers.set(message, found)
+    ok(member >= 0, `${blob}@${version.version} is of no member of ${message}`)
+    ok(!found.has(member), `member ${member} of ${message} was done twice`)
+    found.add(member)
+    ok(group.refused !== true, `${message} was refused and is ${blob}@${version.version}`)
+    if (group.versions !== undefined) deepStrictEqual(version, group.versions[member], `member ${member} of ${message} was acknowledged as something else`)
+    return { kind: 'write', parts: group.members[member]!.parts }
+  }
+
+  /** All members show, or none: what was acknowledged, all. */
+  #checkGroups (): void {
+    for (const { id, members, versions } of this.#init.journal.groups.values()) {
+      const found = this.#foundMembers.get(id)?.size ?? 0
+      ok(found === members.length || (found === 0 && versions === undefined), `of ${members.length} members of ${id} ${found} show`)
+    }
   }
 
   #checkOperations (): void {

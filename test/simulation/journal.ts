@@ -22,6 +22,22 @@ export interface Operation {
   refused?: boolean
 }
 
+/** A version of each of several blobs, all or none. Its id is in the message of each. */
+export interface Group {
+  readonly id: string
+  readonly members: readonly GroupMember[]
+  /** Acknowledged as these. */
+  versions?: readonly Version[]
+  /** The answer was that none of it will ever be. */
+  refused?: boolean
+}
+
+export interface GroupMember {
+  /** A blob that was there; of one that the group made, the name. */
+  readonly of: { readonly blob: string } | { readonly name: string }
+  readonly parts: readonly Part[]
+}
+
 export interface Read {
   readonly id: VersionId
   readonly offset: number
@@ -34,6 +50,7 @@ export class Journal {
   readonly #seen = new Map<string, Version>()
   readonly #newest = new Map<string, Version>()
   readonly operations = new Map<string, Operation>()
+  readonly groups = new Map<string, Group>()
   readonly reads: Read[] = []
   /** Acknowledged names, and the blobs that they were given to. */
   readonly names = new Map<string, string>()

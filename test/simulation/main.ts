@@ -34,8 +34,8 @@ const seeds = values.seeds === undefined ? [base] : Array.from({ length: count('
 for (const seed of seeds) {
   const startMs = performance.now()
   try {
-    const { digest, events, elapsedMs, versions, aborted, deaths, lies } = await simulate({ ...init, seed })
-    console.log(`seed ${seed}: ${versions} versions, ${aborted} of them aborted, ${deaths} deaths, ${lies} lies, ${Math.round(elapsedMs / 1000)} s simulated ` +
+    const { digest, events, elapsedMs, versions, aborted, groups, deaths, lies } = await simulate({ ...init, seed })
+    console.log(`seed ${seed}: ${versions} versions, ${aborted} of them aborted, ${groups} groups, ${deaths} deaths, ${lies} lies, ${Math.round(elapsedMs / 1000)} s simulated ` +
       `in ${((performance.now() - startMs) / 1000).toFixed(1)} s, ${events} events, trace ${digest.slice(0, 16)}`)
   } catch (error) {
     console.error(error)

@@ -34,6 +34,8 @@ export interface SimulationOutcome {
   readonly elapsedMs: number
   readonly versions: number
   readonly aborted: number
+  /** That show; those that were refused or given up are not counted. */
+  readonly groups: number
   readonly deaths: number
   readonly lies: number
   readonly powerCuts: ReadonlyMap<string, number>
@@ -91,13 +93,14 @@ class Simulation {
   async run (): Promise<SimulationOutcome> {
     for (const peer of this.#peers) this.#faults.keepRunning(peer)
     await this.#timeline.runUntilDone(this.#write(), RUN_MS_MAX)
-    const { versions, aborted } = await this.#timeline.runUntilDone(this.#check(), CHECKS_MS_MAX)
+    const { versions, aborted, groups } = await this.#timeline.runUntilDone(this.#check(), CHECKS_MS_MAX)
     return {
       digest: this.#trace.digest(),
       events: this.#trace.lines,
       elapsedMs: this.#timeline.elapsedMs,
       versions,
       aborted,
+      groups,
       deaths: this.#peers.reduce((sum, { lives }) => sum + lives - 1, 0),
       lies: this.#peers.reduce((sum, { lies }) => sum + lies, 0),
       powerCuts: this.#surroundings.powerCuts
@@ -130,7 +133,7 @@ class Simulation {
     }))
   }
 
-  async #check (): Promise<{ versions: number, aborted: number }> {
+  async #check (): Promise<{ versions: number, aborted: number, groups: number }> {
     this.#clearUp()
     for (const peer of this.#peers) peer.die()
     const checks = new FinalChecks({

@@ -6,8 +6,9 @@ import { untilAborted } from '../../src/protocols/abort.ts'
 import { chunkIdOf, isZero, type ChunkId } from '../../src/protocols/cid.ts'
 import { errorCodeOf } from '../../src/protocols/errors.ts'
 import { LEASE_MS } from '../../src/protocols/version-protocol.ts'
-import type { Version } from '../../src/versioning/blobs.ts'
-import type { Change, Journal, Operation } from './journal.ts'
+import type { GroupMember as MemberRequest, Target, Version } from '../../src/versioning/blobs.ts'
+import type { Change, Group, Journal, Operation } from './journal.ts'
+import type { Part } from './reference-model.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { Running, SimulatedPeer } from './simulated-peer.ts'
 import type { Surroundings } from './simulated-process.ts'
@@ -51,7 +52,7 @@ export class Writer {
       this.#count += 1
       if (journal.blobs.length === 0) await this.#create()
       else await this.#weighted([
-        [4, this.#create], [6, this.#clone], [5, this.#publish], [40, this.#write], [20, this.#append], [15, this.#read], [10, this.#recent]
+        [4, this.#create], [6, this.#clone], [5, this.#publish], [10, this.#publishGroup], [40, this.#write], [20, this.#append], [15, this.#read], [10, this.#recent]
       ])
       await this.#init.surroundings.timeline.sleep(random.exponential(20))
     }
@@ -77,30 +78,76 @@ export class Writer {
 
   /** A clone with a name and a first version of its own, in one step. */
   async #publish (): Promise<void> {
-    const { random, journal } = this.#init
+    const { journal } = this.#init
     const source = this.#anyVersion()
     const name = `image-${this.#init.name}-${this.#count}`
-    const indices = new Set(Array.from({ length: 1 + random.below(4) }, () => random.below(BLOB_BYTES_MAX / CHUNK_BYTES)))
-    const parts = [...indices].map((index) => ({ offset: index * CHUNK_BYTES, bytes: this.#bytes(CHUNK_BYTES) }))
-    const size = Math.max(...parts.map(({ offset }) => offset + CHUNK_BYTES))
+    const parts = this.#chunks()
     const operation = this.#operation({ kind: 'write', parts })
     const version = await this.#untilDone(`${operation.id} as ${name}`, async ({ blobs, chunks }, signal, first) => {
       const known = await this.#outcome(operation, blobs, signal, first)
       if (known !== undefined || operation.refused === true) return known
-      const ids = new Map<number, ChunkId | null>()
-      for (const { offset, bytes } of parts) {
-        if (!isZero(bytes)) await chunks.put(chunkIdOf(bytes), bytes, { signal })
-        ids.set(offset / CHUNK_BYTES, isZero(bytes) ? null : chunkIdOf(bytes))
-      }
-      const request = { requestId: operation.id, target: { kind: 'clone' as const, source, name }, chunks: ids, size, bytesChanged: size, message: operation.id }
+      const request = { requestId: operation.id, message: operation.id, ...await this.#put({ kind: 'clone', source, name }, parts, chunks, signal) }
       return await this.#unlessRefused(operation, async () => await blobs.publish(request, { signal }))
     })
     if (version === undefined) return
     operation.version = version
-    journal.names.set(name, version.blob)
-    const start = await this.#untilDone(`version 0 of ${version.blob}`, async ({ blobs }, signal) => await blobs.version({ blob: version.blob, version: 0 }, { signal }), { mayDie: false })
-    await this.#settled(start)
+    await this.#named(name, version)
     journal.saw(version)
+  }
+
+  /** A new version of each of some blobs, which others write, too, and now and then of a clone with a name. */
+  async #publishGroup (): Promise<void> {
+    const { random, journal } = this.#init
+    const blobs = new Set(Array.from({ length: 1 + random.below(3) }, () => random.pick(journal.blobs)))
+    const targets: Target[] = [...blobs].map((blob) => ({ kind: 'blob', blob, expectedBase: journal.newest(blob).version }))
+    const name = `image-${this.#init.name}-${this.#count}`
+    if (random.unit() < 0.4) targets.push({ kind: 'clone', source: this.#anyVersion(), name })
+    const group: Group = {
+      id: `group-${this.#init.name}-${this.#count}`,
+      members: targets.map((target) => ({ of: target.kind === 'blob' ? { blob: target.blob } : { name }, parts: this.#chunks() }))
+    }
+    journal.groups.set(group.id, group)
+    const versions = await this.#untilDone(`${group.id} on ${[...blobs].join(' ')}`, async ({ blobs, chunks }, signal, first) => {
+      if (!first && random.unit() < 0.5) {
+        const outcome = await blobs.groupOutcome({ requestId: group.id, count: targets.length }, { signal })
+        group.refused = outcome === 'aborted'
+        if (outcome !== undefined) return outcome === 'aborted' ? undefined : outcome
+      }
+      const members: MemberRequest[] = []
+      for (const [at, target] of targets.entries()) members.push(await this.#put(target, group.members[at]!.parts, chunks, signal))
+      return await this.#unlessRefused(group, async () => await blobs.publishGroup({ requestId: group.id, members, message: group.id }, { signal }))
+    })
+    if (versions === undefined) return
+    group.versions = versions
+    for (const [at, version] of versions.entries()) {
+      if (targets[at]!.kind !== 'blob') await this.#named(name, version)
+      journal.saw(version)
+    }
+  }
+
+  /** Some whole chunks. */
+  #chunks (): Part[] {
+    const { random } = this.#init
+    const indices = new Set(Array.from({ length: 1 + random.below(4) }, () => random.below(BLOB_BYTES_MAX / CHUNK_BYTES)))
+    return [...indices].map((index) => ({ offset: index * CHUNK_BYTES, bytes: this.#bytes(CHUNK_BYTES) }))
+  }
+
+  /** What is to be asked when they are on the fabric. */
+  async #put (target: Target, parts: readonly Part[], chunks: Running['chunks'], signal: AbortSignal): Promise<MemberRequest> {
+    const ids = new Map<number, ChunkId | null>()
+    for (const { offset, bytes } of parts) {
+      if (!isZero(bytes)) await chunks.put(chunkIdOf(bytes), bytes, { signal })
+      ids.set(offset / CHUNK_BYTES, isZero(bytes) ? null : chunkIdOf(bytes))
+    }
+    const size = Math.max(...parts.map(({ offset }) => offset + CHUNK_BYTES))
+    return { target, chunks: ids, size, bytesChanged: size }
+  }
+
+  /** A name was acknowledged, and with it a blob, whose beginning is looked at. */
+  async #named (name: string, { blob }: Version): Promise<void> {
+    this.#init.journal.names.set(name, blob)
+    const start = await this.#untilDone(`version 0 of ${blob}`, async ({ blobs }, signal) => await blobs.version({ blob, version: 0 }, { signal }), { mayDie: false })
+    await this.#settled(start)
   }
 
   async #write (): Promise<void> {
@@ -168,7 +215,7 @@ export class Writer {
   }
 
   /** A conflict: the blob has moved on from what was expected, or the writer was taken for dead. Nothing of it may ever show. */
-  async #unlessRefused (operation: Operation, publish: () => Promise<Version>): Promise<Version | undefined> {
+  async #unlessRefused<T> (operation: Operation | Group, publish: () => Promise<T>): Promise<T | undefined> {
     try {
       return await publish()
     } catch (error) {
