@@ -52,7 +52,7 @@ export class Writer {
       this.#count += 1
       if (journal.blobs.length === 0) await this.#create()
       else await this.#weighted([
-        [4, this.#create], [6, this.#clone], [5, this.#publish], [10, this.#publishGroup], [40, this.#write], [20, this.#append], [15, this.#read], [10, this.#recent]
+        [4, this.#create], [6, this.#clone], [5, this.#publish], [18, this.#publishGroup], [40, this.#write], [20, this.#append], [15, this.#read], [10, this.#recent]
       ])
       await this.#init.surroundings.timeline.sleep(random.exponential(20))
     }
