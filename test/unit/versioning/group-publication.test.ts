@@ -172,15 +172,20 @@ describe('a client', () => {
     disks.fabric.records.beforePut = async (batch) => { if (batch[0]!.name.startsWith(`node/${disks.blobs[0]!}/2/`)) await stuck.promise }
     const told = expect(disks.client.publishGroup(request)).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { blob: disks.blobs[1] } })
     await disks.clock.advance(100)
-    const outcome = disks.client.groupOutcome({ requestId, count: 3 })
-    await disks.clock.advance(LEASE_MS)
+    let outcome: unknown = 'in flight'
+    void disks.client.groupOutcome({ requestId, count: 3 }).then((known) => { outcome = known })
+    await disks.clock.advance(LEASE_MS - 200)
+    expect(outcome).toBe('in flight')
+    await disks.clock.advance(200)
+    // What became of one is what becomes of all.
+    expect(await disks.versions()).toEqual([[], [2], []])
+    expect(outcome).toBe('aborted')
     expect(await disks.client.groupOutcome({ requestId, count: 3 })).toBe('aborted')
     disks.fabric.manager.service.renew = renew
     await disks.clock.advance(20_000)
     stuck.resolve()
     await told
     await disks.clock.advance(2 * LEASE_MS)
-    expect(await outcome).toBe('aborted')
     expect(await disks.versions()).toEqual([[2], [2], [2]])
     const recent = await disks.client.recent(disks.blobs[0]!)
     expect(await fillOf(disks.client, recent, 0)).toBe(1)

@@ -151,17 +151,28 @@ describe('assigning', () => {
   })
 
   test('groups that cross wait for no one but the disk', async () => {
-    const { fabric, blobs: [a = '', b = '', c = ''] } = await withBlobs(3)
+    const { fabric, blobs } = await withBlobs(3)
+    const [a = '', b = '', c = ''] = blobs
+    const written: string[] = []
+    const { write } = fabric.store
+    fabric.store.write = async (operations) => {
+      written.push(...operations.map(({ key }) => key))
+      await write.call(fabric.store, operations)
+    }
     const release = fabric.store.hold()
     const plain = [a, b, c].map(async (blob, at) => await fabric.manager.assign(single(blob, `in-front-${at}`), context))
     const groups = [[a, b], [b, c], [c, a]].map(async ([one = '', other = ''], at) => {
       const base = (blob: string): number => 1 + [[a, b], [b, c], [c, a]].slice(0, at).filter((group) => group.includes(blob)).length
       return await fabric.manager.assignGroup(groupOf([on(one, base(one)), on(other, base(other))], `crossing-${at}`), context)
     })
+    const behind = [a, b, c].map(async (blob, at) => await fabric.manager.assign(single(blob, `behind-it-${at}`), context))
     await settle()
     release()
     await Promise.all(plain)
     expect((await Promise.all(groups)).map(({ members }) => members.map(({ version }) => version))).toEqual([[2, 2], [3, 2], [3, 3]])
+    expect((await Promise.all(behind)).map(({ version }) => version)).toEqual([4, 4, 4])
+    // What survives a crash is a beginning of every blob's history.
+    for (const blob of blobs) expect(written.filter((key) => key.startsWith(`vm/assigned/${blob}/`)).map((key) => Number(key.split('/')[3]))).toEqual([1, 2, 3, 4])
   })
 })
 
