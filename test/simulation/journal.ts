@@ -1,8 +1,9 @@
 /**
  * What the writers did and what anybody saw, for the checks at the end; and the checks that can be made at once: a version that
- * shows is complete, as are all before it, on W disks; it never changes; the latest never goes back.
+ * shows is complete, as are all before it, on W disks, and with it all of its group; it never changes; the latest never goes back.
  */
 import { deepStrictEqual } from 'node:assert/strict'
+import { FIRST_ATTEMPT } from '../../src/versioning/attempts.ts'
 import type { Version, VersionId } from '../../src/versioning/blobs.ts'
 import { decodePublication } from '../../src/versioning/publication-codec.ts'
 import { namesWrittenBy, nodeName, versionName } from '../../src/versioning/tree-names.ts'
@@ -87,6 +88,7 @@ export class Journal {
     this.#seen.set(name, version)
     const newest = this.#newest.get(version.blob)
     for (let earlier = (newest?.version ?? -1) + 1; earlier <= version.version; earlier++) this.#checkComplete({ blob: version.blob, version: earlier })
+    this.#checkGroupOf(version)
     if (newest === undefined || newest.version < version.version) this.#newest.set(version.blob, version)
   }
 
@@ -95,6 +97,21 @@ export class Journal {
     const { header: { version, sizeBefore }, extents } = decodePublication(this.#onDisks(versionName(id.blob, id.version)), id, fabricSigner.publicKey)
     if (id.version === 0) return
     for (const place of namesWrittenBy({ extents, sizeBefore, sizeAfter: version.size }, version).names()) this.#onDisks(nodeName({ ...id, ...place }, version.attempt))
+  }
+
+  /** That a group is complete is one record: when one member shows the version manager can forget none. */
+  #checkGroupOf ({ message, attempt }: Version): void {
+    const group = this.groups.get(message)
+    if (group === undefined || attempt !== FIRST_ATTEMPT) return
+    const versions = this.#storagePeers[0]!.versionsOnDisk()
+    for (const member of group.members.keys()) {
+      const entry = versions.request(`${group.id}-${member}`)
+      const history = entry && versions.history(entry.blob)
+      if (entry === undefined || history === undefined) throw new Error(`a member of ${group.id} shows, and member ${member} was never assigned`)
+      const open = history.open.find(({ version }) => version === entry.version)
+      if (open !== undefined && open.complete?.attempt !== FIRST_ATTEMPT) throw new Error(`a member of ${group.id} shows, and ${entry.blob}@${entry.version} is not complete`)
+      if (history.aborted.some(({ version }) => version === entry.version)) throw new Error(`a member of ${group.id} shows, and ${entry.blob}@${entry.version} is aborted`)
+    }
   }
 
   #onDisks (name: string): Uint8Array {

@@ -19,6 +19,8 @@ import { BlobClient } from '../../src/versioning/blob-client.ts'
 import { createRecordAdmission } from '../../src/versioning/record-admission.ts'
 import { VersionClient } from '../../src/versioning/version-client.ts'
 import { VersionManager } from '../../src/versioning/version-manager.ts'
+import { VersionStore } from '../../src/versioning/version-store.ts'
+import { MemoryKeyValueStore } from '../harness/memory-stores.ts'
 import { fabricSigner, namedSigner } from '../harness/signers.ts'
 import { LyingRecords } from './lying-records.ts'
 import type { SeededRandom } from './seeded-random.ts'
@@ -135,6 +137,11 @@ export class SimulatedPeer {
 
   recordOnDisk (name: string): Uint8Array | undefined {
     return this.#media?.records.durable.get(RECORD_PREFIX + name)?.subarray(LEASE_BYTES)
+  }
+
+  /** The version manager's, as a power cut at this moment would leave them at the least. */
+  versionsOnDisk (): VersionStore {
+    return new VersionStore(new MemoryKeyValueStore(this.#media?.versions.durable))
   }
 
   /** Chunk files as they are now, by path. */
