@@ -4,7 +4,8 @@
  *
  * State it owns: all keys of `version-store.ts`, and what is under way. The ends of those histories that are in use are in `tracked-histories.ts`.
  * Every answer is durable before it is given; every request that changes something has an id, kept in the same atomic write as
- * what it changed, so that a repeated one, also after a crash, gets the same answer and changes nothing.
+ * what it changed, so that a repeated one, also after a crash, gets the same answer and changes nothing. What the members of a group are
+ * assigned is one such write, and that they are complete another.
  *
  * A version is published when it and all before it are complete and its publication record is on W storage peers. An assignment is a
  * lease: a writer that is not heard of for LEASE_MS is fenced, durably, and its version is written in its place
