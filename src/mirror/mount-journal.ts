@@ -9,7 +9,7 @@
  * On a full disk there is no journal at all until there is room for a snapshot: one that lacks a record would give out a
  * handle twice. A server that is killed then takes the mount with it.
  */
-import { closeSync, openSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Log } from '../protocols/seams.ts'
 import { isNodeError, writeFully } from './files.ts'
@@ -80,9 +80,8 @@ export class MountJournal implements Journal {
     const { mount, state: snapshot } = readFirstLine(first, path)
     const state = new KernelState(snapshot)
     for (const record of records) state.apply(JSON.parse(record) as KernelRecord)
-    // What is appended would else be part of a line that was cut off.
+    // What is appended goes over what was cut off.
     const bytes = Buffer.byteLength(text.slice(0, end))
-    truncateSync(path, bytes)
     const journal = new MountJournal(path, mount, state, log)
     journal.#fd = openSync(path, 'r+')
     journal.#bytes = bytes
