@@ -67,6 +67,8 @@ export class Overlay {
       readFully(fds.synced, synced, 0, synced.length, 0)
       if (liveCounts(folder)) {
         readFully(fds.live, map.bytes, 0, map.bytes.length, 0)
+        // Who was killed in a sync may have written map.synced and no more: what is equal below counts as done.
+        await fdatasyncAsync(fds.synced)
         touchDifferences(map, synced)
       } else {
         map.bytes.set(synced)

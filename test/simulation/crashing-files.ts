@@ -17,10 +17,10 @@ interface Content {
   sectors: Sectors
 }
 
-/** A change that a power cut may take, or not. Sectors carry all their bytes. */
-type Effect =
+/** A change that a power cut may take, or not, and which process made it. Sectors carry all their bytes. */
+type Effect = { readonly process: number } & (
   | { readonly kind: 'sector', readonly sector: number, readonly bytes: Uint8Array, readonly size: number }
-  | { readonly kind: 'size', readonly size: number }
+  | { readonly kind: 'size', readonly size: number })
 
 export interface FileNode {
   readonly kind: 'file'
@@ -30,7 +30,10 @@ export interface FileNode {
 }
 
 /** New entries of one folder that come together; null: gone. */
-type NameChange = ReadonlyArray<readonly [string, Node | null]>
+interface NameChange {
+  readonly process: number
+  readonly entries: ReadonlyArray<readonly [string, Node | null]>
+}
 
 export interface FolderNode {
   readonly kind: 'folder'
@@ -82,12 +85,12 @@ export class CrashingFiles {
     return count
   }
 
-  /** As the next boot finds them: `keeps` decides on each of the `unsynced`. */
-  powerCut (keeps: (change: number) => boolean): CrashingFiles {
+  /** As the next boot finds them: `keeps` decides on each of the `unsynced`, by its number and the process that made it. */
+  powerCut (keeps: (change: number, process: number) => boolean): CrashingFiles {
     let change = 0
     const kept = new Set<Effect | NameChange>()
     visit(this.#root, (node) => {
-      for (const pending of node.pending) if (keeps(change++)) kept.add(pending)
+      for (const pending of node.pending) if (keeps(change++, pending.process)) kept.add(pending)
     })
     const root = afterPowerCut(this.#root, kept, new Map()) as FolderNode
     return new CrashingFiles(this.#init, root, `boot-${Number(this.boot.slice(5)) + 1}`, this.process + 1)
@@ -165,7 +168,7 @@ export class CrashingFiles {
       const bytes = file.now.sectors.get(sector)?.slice() ?? new Uint8Array(SECTOR_BYTES)
       bytes.set(buffer.subarray(at + done, at + done + part), within)
       done += part
-      this.#change(file, { kind: 'sector', sector, bytes, size: Math.max(file.now.size, position + done) })
+      this.#change(file, { process: this.process, kind: 'sector', sector, bytes, size: Math.max(file.now.size, position + done) })
       if (done < length) this.onEffect(true)
     }
     this.onEffect(false)
@@ -174,7 +177,7 @@ export class CrashingFiles {
 
   truncate (file: FileNode, size: number): void {
     if (size === file.now.size) return
-    this.#change(file, { kind: 'size', size })
+    this.#change(file, { process: this.process, kind: 'size', size })
     this.onEffect(false)
   }
 
@@ -185,7 +188,7 @@ export class CrashingFiles {
     this.punches++
     for (let at = from; at < to; at += SECTOR_BYTES) {
       const sector = at / SECTOR_BYTES
-      if (node.now.sectors.has(sector)) this.#change(node, { kind: 'sector', sector, bytes: new Uint8Array(SECTOR_BYTES), size: node.now.size })
+      if (node.now.sectors.has(sector)) this.#change(node, { process: this.process, kind: 'sector', sector, bytes: new Uint8Array(SECTOR_BYTES), size: node.now.size })
     }
     this.onEffect(false)
   }
@@ -248,9 +251,10 @@ export class CrashingFiles {
     return node
   }
 
-  #name (path: string, change: NameChange): void {
+  #name (path: string, entries: NameChange['entries']): void {
     const folder = this.find(path)
     if (folder.kind !== 'folder') throw systemError('ENOTDIR', path)
+    const change = { process: this.process, entries }
     rename(change, folder.now)
     folder.pending.push(change)
     this.onEffect(false)
@@ -287,8 +291,8 @@ function apply (effect: Effect, content: Content): void {
   content.size = effect.size
 }
 
-function rename (change: NameChange, names: Map<string, Node>): void {
-  for (const [name, node] of change) {
+function rename ({ entries }: NameChange, names: Map<string, Node>): void {
+  for (const [name, node] of entries) {
     if (node === null) names.delete(name)
     else names.set(name, node)
   }
@@ -300,7 +304,7 @@ function visit (node: Node, see: (node: Node) => void, seen = new Set<Node>()): 
   seen.add(node)
   see(node)
   if (node.kind === 'file') return
-  for (const below of [...node.safe.values(), ...node.pending.flatMap((change) => change.flatMap(([, one]) => one ?? []))]) visit(below, see, seen)
+  for (const below of [...node.safe.values(), ...node.pending.flatMap((change) => change.entries.flatMap(([, one]) => one ?? []))]) visit(below, see, seen)
 }
 
 function copied (node: Node, copies: Map<Node, Node>): Node {
@@ -315,7 +319,8 @@ function copied (node: Node, copies: Map<Node, Node>): Node {
   copies.set(node, folder)
   for (const [name, below] of node.now) folder.now.set(name, copied(below, copies))
   for (const [name, below] of node.safe) folder.safe.set(name, copied(below, copies))
-  folder.pending = node.pending.map((change) => change.map(([name, below]) => [name, below === null ? null : copied(below, copies)] as const))
+  folder.pending = node.pending.map(({ process, entries }) =>
+    ({ process, entries: entries.map(([name, below]) => [name, below === null ? null : copied(below, copies)] as const) }))
   return folder
 }
 

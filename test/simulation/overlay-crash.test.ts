@@ -132,6 +132,8 @@ class Torture {
   async commit (options: Parameters<CrashingGuest['commit']>[0] = {}): Promise<void> {
     const { answered } = this.#model.now()
     const version = await this.#guest.commit(options)
+    this.duringFlush(async () => {})
+    this.duringUpload(async () => {}) // what had nothing to upload leaves it to nobody
     if (version === undefined) return
     const now = { ...this.#model.now(), sizeAnswered: 0 }
     this.faults.push(...this.#model.faults(this.#fabric.bytesOf(version), answered, now).map((fault) => `commit: ${fault}`))
@@ -196,6 +198,7 @@ class Torture {
       const guest = await CrashingGuest.start(around)
       const bytes = await guest.read()
       this.#found(where, this.#model.faults(bytes, oldest, point.moment))
+      if (how === 'killed') await this.#cutPowerAfterKill(where, guest, bytes, around)
       if (state % ON_EVERY === 0) await this.#goOn(where, guest, bytes, around)
       if (state % TWICE_EVERY === 0) await this.#crashAgain(where, { ...around, fabric: point.fabric.fork(), files: crashed() }, bytes, point, how === 'killed')
     } catch (error) {
@@ -205,6 +208,16 @@ class Torture {
 
   #found (where: string, faults: string[]): void {
     this.faults.push(...faults.map((fault) => `${where}: ${fault}`))
+  }
+
+  /** What is shown after a kill is durable from the next fsync on, also what another process wrote: whatever survives of the two. */
+  async #cutPowerAfterKill (where: string, guest: CrashingGuest, shown: Buffer, { files, fabric, chance }: Surroundings): Promise<void> {
+    await guest.fsync()
+    for (const keeps of [() => false, (_: number, process: number) => process === files.process, (_: number, process: number) => process !== files.process]) {
+      const after = await CrashingGuest.start({ files: files.powerCut(keeps), fabric: fabric.fork(), chance })
+      if (Buffer.compare(await after.read(), shown) !== 0) this.#found(where, ['an fsync of the next process does not cover what that showed'])
+    }
+    runOn(files, chance)
   }
 
   /** It can be written to, synced and committed, and that is durable. */
