@@ -33,8 +33,8 @@ const LATEST = 2 * BY_CHANCE
 const TWICE_EVERY = 30
 const ON_EVERY = 8
 const FAULTS_MAX = 10
-const ROUNDS = 3
-const OPERATIONS = 16
+const ROUNDS = 2
+const OPERATIONS = 12
 const MIB = 1024 * 1024
 /** Large enough for fallocate(1) to be worth it. */
 const PUNCHED = 5 * MIB / 4

@@ -8,12 +8,13 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import type { CloneResult, CommitResult, ImportResult, VersionRow, WorkingCopyRow } from '../../src/node/control-api.ts'
+import { accountIn, snapshotIn } from '../harness/appended-blocks.ts'
 import { describeWith } from '../harness/capabilities.ts'
 import { eventually } from '../harness/eventually.ts'
 import { LineProcess } from '../harness/line-process.ts'
 import { LiveFabric, succeed } from '../harness/live-fabric.ts'
 import { sha256OfMounted, writeRunsMounted } from '../harness/mounted-file.ts'
-import { prefixOfWrites } from '../harness/numbered-image.ts'
+import { BLOCK_BYTES, prefixOfWrites } from '../harness/numbered-image.ts'
 import { makeImage, randomRuns, type Run, sha256Of, writeRuns } from '../harness/random-image.ts'
 import { Chance, testSeed } from '../harness/seed.ts'
 
@@ -27,6 +28,10 @@ const COMMITS = 5
 const WRITES_BETWEEN = 1500
 const DEADLINE_MS = 60_000
 const INCLUDE = fileURLToPath(new URL('../../include', import.meta.url))
+/** In the overlay when the first commit of an appending writer comes: 1024 to see what a large one costs. */
+const APPENDED_MIB = Number(process.env['P2PVM_APPENDED_MIB'] ?? 256)
+const APPEND_DEADLINE_MS = 300_000
+const FSYNC_EVERY = 8
 
 const chance = new Chance(testSeed())
 
@@ -80,6 +85,42 @@ describeWith(['root', 'fuse', 'python3', 'cc'], `commit and clone of a working c
     expect(await exported(`original@${original.version}`, sha256Of)).toBe(imageSum)
     expect((await p2pvm<{ versions: VersionRow[] }>('log', 'original')).versions.slice(-COMMITS).map(({ message }) => message))
       .toEqual(commits.map((_, index) => `cut ${index + 1}`))
+  })
+
+  it.each(['direct', 'buffered'] as const)(`holds what was appended before the call, and a prefix, with ${APPENDED_MIB} MiB in the overlay: %s`, async (mode) => {
+    const size = APPENDED_MIB * MIB * 5 / 4
+    const log = join(live.folder, `${mode}.img`)
+    const account = join(live.folder, `${mode}.account`)
+    await makeImage(log, size, [])
+    await p2pvm('import', log, '--name', `log-${mode}`)
+    const { path } = await workingCopy(`log-${mode}`, `log-${mode}`)
+    const writer = LineProcess.python('append-blocks.py', path, account, mode === 'buffered' ? FSYNC_EVERY : 0, mode)
+    const blocks = size / BLOCK_BYTES
+    const at = (share: number): number => Math.floor(blocks * share)
+    /** A commit while the writer is under way to `to`, from the moment on that it is past `from`; the writer stops there until the commit is over. */
+    const cut = async (from: number, to: number): Promise<void> => {
+      writer.send(String(to))
+      await eventually(`${from} blocks`, APPEND_DEADLINE_MS, async () => (await accountIn(account)).returned >= from || undefined)
+      const before = await accountIn(account)
+      const commit = await p2pvm<CommitResult>('commit', path)
+      const after = await accountIn(account)
+      const [, , pauseMs] = (await writer.line((line) => line.startsWith(`at ${to} `), APPEND_DEADLINE_MS)).split(' ')
+      const { prefix, end } = await exported(`${commit.blob}@${commit.version}`, snapshotIn)
+      console.log(`${mode}: ${before.returned} returned before, ${prefix} in a row in version ${commit.version}, ${end} the last, ${after.returned} after; longest write ${pauseMs} ms, held for ${commit.freezeMs.toFixed(1)} ms`)
+      expect(prefix).toBeGreaterThanOrEqual(before.returned)
+      expect(end).toBeLessThanOrEqual(after.returned + 1)
+      // With fsyncs: nothing is there of what was written after one, when something from before it is not.
+      expect(end).toBeLessThanOrEqual(mode === 'direct' ? prefix : (Math.floor(prefix / FSYNC_EVERY) + 1) * FSYNC_EVERY)
+    }
+    try {
+      await cut(at(0.75), at(0.85))
+      await cut(at(0.86), at(0.92))
+      await cut(at(0.93), at(1))
+      expect(await writer.finish(DEADLINE_MS)).toMatchObject({ code: 0, stderr: '' })
+      expect(await copied(path, snapshotIn)).toEqual({ prefix: blocks, end: blocks })
+    } finally {
+      await writer.kill()
+    }
   })
 
   it('lets two working copies of one version diverge, and leaves the version as it was', async () => {
