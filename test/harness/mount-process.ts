@@ -59,11 +59,13 @@ export class MountWorld {
     return join(this.mountpoint, ...names)
   }
 
-  async start (options: { missDeadlineMs?: number, mountpoint?: string } = {}): Promise<MountProcess> {
+  /** `descriptorsMax`: what the process may have open, hence how many chunks. */
+  async start ({ descriptorsMax, ...options }: { missDeadlineMs?: number, mountpoint?: string, descriptorsMax?: number } = {}): Promise<MountProcess> {
     const init: MountChildInit = {
       mountpoint: this.mountpoint, image: IMAGE, blob: BLOB, file: this.imageFile, chunkSize: this.chunkSize, driver: this.driver, folders: this.folders, ...options
     }
-    const child = fork(CHILD, [JSON.stringify(init)], { execArgv: [], env: { ...process.env, P2PVM_TEST_HOOKS: '1' } })
+    const limited = descriptorsMax === undefined ? { execArgv: [] } : { execPath: 'prlimit', execArgv: [`--nofile=${descriptorsMax}`, process.execPath] }
+    const child = fork(CHILD, [JSON.stringify(init)], { ...limited, env: { ...process.env, P2PVM_TEST_HOOKS: '1' } })
     this.#children.push(child)
     return await MountProcess.ready(child)
   }
