@@ -2,7 +2,7 @@
 
     python3 sector-writer.py PATH PAGES WRITERS WRITER SEED
 
-Sector w of a page belongs to writer w % WRITERS. Each write goes to a sector of ours by chance and holds the number of the write and the
+Sector w of a page belongs to writer w % WRITERS. Each write goes to a sector of ours by chance, half of them in the first few pages, and holds the number of the write and the
 writer, 64 bits each, little endian, 32 times. Ends when stdin closes, having read every sector of ours back, with
 "end WRITES" or "wrong SECTOR": a sector must hold what we last wrote there.
 """
@@ -16,6 +16,7 @@ import sys
 
 SECTOR_BYTES = 512
 SECTORS_PER_PAGE = 8
+HOT_PAGES = 4
 
 path = sys.argv[1]
 pages, writers, writer = (int(text) for text in sys.argv[2:5])
@@ -23,6 +24,7 @@ chance = random.Random(sys.argv[5])
 file = os.open(path, os.O_RDWR | os.O_DIRECT)
 buffer = mmap.mmap(-1, 4096)  # aligned to a page, as O_DIRECT asks
 ours = [page * SECTORS_PER_PAGE + at for page in range(pages) for at in range(SECTORS_PER_PAGE) if at % writers == writer]
+hot = ours[:HOT_PAGES * SECTORS_PER_PAGE // writers]
 last = {}
 number = 0
 
@@ -38,7 +40,7 @@ def check(sector):
 
 
 while not select.select([sys.stdin], [], [], 0)[0]:
-    sector = chance.choice(ours)
+    sector = chance.choice(ours if chance.random() < 0.5 else hot)
     number += 1
     buffer[:SECTOR_BYTES] = sector_of(number)
     if os.pwritev(file, [memoryview(buffer)[:SECTOR_BYTES]], sector * SECTOR_BYTES) != SECTOR_BYTES:
