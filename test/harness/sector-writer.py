@@ -2,9 +2,9 @@
 
     python3 sector-writer.py PATH PAGES WRITERS WRITER SEED
 
-Sector w of a page belongs to writer w % WRITERS. Each write goes to a sector of ours by chance, half of them in the first few pages, and holds the number of the write and the
-writer, 64 bits each, little endian, 32 times. Ends when stdin closes, having read every sector of ours back, with
-"end WRITES" or "wrong SECTOR": a sector must hold what we last wrote there.
+Sector w of a page belongs to writer w % WRITERS. Each write goes to a sector of ours by chance, half of them in the first few pages,
+and holds the number of the write and the writer, 64 bits each, little endian, 32 times. What was written is read back now and then, and
+all of it when stdin closes; then "end WRITES SECTOR:WRITE ..." says what is last in each sector. Fails when a sector holds anything else.
 """
 
 import mmap
