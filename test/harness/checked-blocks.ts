@@ -21,6 +21,8 @@ export class CheckedBlocks {
   readonly #base: Buffer
   /** By slot, the oldest write that may be there; -1: what was there before all. */
   readonly #oldest: number[]
+  /** Numbers of the writer of the moment begin here, and the next one's there. */
+  #first = 0
   #next = 0
 
   /** `base`: what the file holds before anything is written. */
@@ -32,29 +34,43 @@ export class CheckedBlocks {
 
   /** Begins to write where the one before ended. */
   write (path: string): LineProcess {
+    this.#first = this.#next
     const { offset, blockBytes, slots, fsyncEvery, mode } = this.region
     return LineProcess.python('checked-blocks.py', path, offset, blockBytes, slots, this.#next, fsyncEvery, mode)
   }
 
-  /** What a writer that has ended was answered counts from now on. What was written with O_DIRECT needs no fsync to outlive its server. */
+  /** What the writer has been answered counts from now on. What was written with O_DIRECT needs no fsync to outlive its server. */
   heard (lines: readonly string[]): void {
-    const numbers = (kind: string): number[] => lines.filter((line) => line.startsWith(`${kind} `)).map((line) => Number(line.slice(2)))
-    const answered = numbers('w').at(-1) ?? this.#next - 1
-    const kept = this.region.mode === 'direct' ? answered : numbers('f').at(-1) ?? -1
-    for (let number = this.#next; number <= kept; number++) this.#oldest[this.#slotOf(number)] = number
-    this.#next = answered + 2 // the one in flight may be there
+    const last = (kind: string): number => Number(lines.findLast((line) => line.startsWith(`${kind} `))?.slice(2) ?? this.#first - 1)
+    const kept = this.region.mode === 'direct' ? last('w') : last('f')
+    for (let number = this.#first; number <= kept; number++) this.#oldest[this.#slotOf(number)] = number
+    this.#next = last('w') + 2 // the one in flight may be there
+  }
+
+  /** As it is now: what a version has to hold that is made from now on. */
+  get oldest (): readonly number[] {
+    return [...this.#oldest]
   }
 
   #slotOf (number: number): number {
     return number * STRIDE % this.region.slots
   }
 
-  /** What is wrong with the file, in a few words each. What is found now is there for good when `keep` says so. */
-  faults (file: Buffer, keep: boolean): string[] {
+  /** What is wrong with the file, in a few words each. What it holds is there for good from now on. */
+  faults (file: Buffer): string[] {
+    return this.#faults(file, this.#oldest, true)
+  }
+
+  /** The same of a version, which may hold less than the file by now. */
+  faultsOfVersion (version: Buffer, oldest: readonly number[]): string[] {
+    return this.#faults(version, oldest, false)
+  }
+
+  #faults (file: Buffer, oldestOf: readonly number[], keep: boolean): string[] {
     const faults: string[] = []
     for (let slot = 0; slot < this.region.slots; slot++) {
       const found = this.#read(file, slot)
-      const oldest = this.#oldest[slot] ?? -1
+      const oldest = oldestOf[slot] ?? -1
       if (found === undefined) faults.push(`slot ${slot} of the ${this.region.mode} blocks of ${this.region.blockBytes} is torn`)
       else if (found < oldest || found >= this.#next) faults.push(`slot ${slot} of the ${this.region.mode} blocks of ${this.region.blockBytes} holds write ${found}, not one of ${oldest} to ${this.#next - 1}`)
       else if (keep) this.#oldest[slot] = found
