@@ -31,7 +31,8 @@ const INCLUDE = fileURLToPath(new URL('../../include', import.meta.url))
 /** In the overlay when the first commit of an appending writer comes: 1024 to see what a large one costs. */
 const APPENDED_MIB = Number(process.env['P2PVM_APPENDED_MIB'] ?? 256)
 const APPEND_DEADLINE_MS = 300_000
-const FSYNC_EVERY = 8
+/** Blocks: what a second or so writes slowly, so that the kernel has much that it has not written back when a commit comes. */
+const FSYNC_EVERY = 1024
 /** Between two writes, so that the file lasts for a commit. */
 const SLOWLY_MS = 0.5
 
