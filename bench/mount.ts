@@ -64,7 +64,8 @@ const TIMED = [`runtime=${seconds}`, 'time_based']
 const BUFFERED_WRITES = ['end_fsync=1', `io_size=${Math.floor(sizeBytes / 4)}`, `runtime=${SLOW_FACTOR * seconds}`]
 const JOBS: readonly Job[] = [
   { name: 'seq read, cold', unit: 'MB/s', kind: 'read', cold: true, args: ['rw=read', 'bs=1M'], ratioMin: 0.9 },
-  { name: 'seq read, warm', unit: 'MB/s', kind: 'read', cold: false, args: ['rw=read', 'bs=1M'], ratioMin: 0.9 },
+  // Answered by the kernel alone: no driver can do anything about it, so it has nothing to reach.
+  { name: 'seq read, warm', unit: 'MB/s', kind: 'read', cold: false, args: ['rw=read', 'bs=1M'] },
   { name: '4K read, O_DIRECT', unit: 'IOPS', kind: 'read', cold: false, args: ['rw=randread', 'bs=4k', 'direct=1', ...TIMED], latency: true, p50Max: 30 },
   { name: '4K read, cold', unit: 'IOPS', kind: 'read', cold: true, args: ['rw=randread', 'bs=4k', ...TIMED], latency: true },
   { name: 'seq write', unit: 'MB/s', kind: 'write', cold: false, args: ['rw=write', 'bs=1M', 'end_fsync=1'], ratioMin: 0.9 },
