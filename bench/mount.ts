@@ -23,7 +23,7 @@ import { fio, type FioJob, type FioResult } from './lib/fio.ts'
 import { enterOwnNetwork } from './lib/loopback.ts'
 import { machine } from './lib/machine.ts'
 import { installPackages } from './lib/packages.ts'
-import { drivers, type Mounted, readCold, startOver } from './lib/reader.ts'
+import { readCold, startOver, tryMounts } from './lib/reader.ts'
 import { Spread, spreadOf } from './lib/spread.ts'
 import { Stage } from './lib/stage.ts'
 
@@ -100,8 +100,7 @@ report()
 
 async function measureAll (workshop: Workshop, stage: Stage): Promise<Row[]> {
   const { importer, reader } = workshop
-  const mounts: Mounted[] = (await drivers(reader)).map((driver) => ({ driver, mountpoint: stage.newFolder() }))
-  if (mounts.length === 1) remarks.add('fuse-native is left out: this build has no `p2pvm mount --driver`')
+  const mounts = await tryMounts(stage, reader, (why) => { remarks.add(why) })
   const makers = [
     localFile(stage), ...mounts.map(({ driver, mountpoint }) => workingCopy(stage, reader, mountpoint, driver)),
     bindfs(stage), nbdkitCow(stage), qcow2(stage)

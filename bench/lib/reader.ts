@@ -13,10 +13,26 @@ export interface Mounted {
   readonly mountpoint: string
 }
 
-/** Drivers that this build can mount with. The direct one needs no option. */
-export async function drivers (peer: FabricPeer): Promise<string[]> {
-  const { stdout } = await peer.cli('mount', '--help')
-  return stdout.includes('--driver') ? ['direct', 'fuse-native'] : ['direct']
+const DRIVERS = ['direct', 'fuse-native'] as const
+
+/** One mount for each driver that this build can mount with here, and why the others are left out. The direct one needs no option. */
+export async function tryMounts (stage: Stage, peer: FabricPeer, leaveOut: (why: string) => void): Promise<Mounted[]> {
+  const { stdout: help } = await peer.cli('mount', '--help')
+  const mounts: Mounted[] = []
+  for (const driver of DRIVERS) {
+    const mounted = { driver, mountpoint: stage.newFolder() }
+    if (driver !== 'direct' && !help.includes('--driver')) leaveOut(`${driver} is left out: this build has no \`p2pvm mount --driver\``)
+    else {
+      try {
+        await mount(peer, mounted)
+        mounts.push(mounted)
+      } catch (error) {
+        if (driver === 'direct') throw error
+        leaveOut(`${driver} is left out: ${(error as Error).message.trim()}`)
+      }
+    }
+  }
+  return mounts
 }
 
 /** The daemon starts over with an empty cache, and mounts are made anew. They end with the fabric, or when it starts over again. */
@@ -25,9 +41,11 @@ export async function startOver (peer: FabricPeer, mounts: readonly Mounted[]): 
   await peer.kill()
   await rm(dataDirAt(peer.data).cache, { recursive: true, force: true })
   await peer.restart()
-  for (const { driver, mountpoint } of mounts) {
-    await p2pvm(peer, 'mount', mountpoint, '--detach', ...driver === 'direct' ? [] : ['--driver', driver])
-  }
+  for (const mounted of mounts) await mount(peer, mounted)
+}
+
+async function mount (peer: FabricPeer, { driver, mountpoint }: Mounted): Promise<void> {
+  await p2pvm(peer, 'mount', mountpoint, '--detach', ...driver === 'direct' ? [] : ['--driver', driver])
 }
 
 /** All of an image that is cached nowhere here, 1 MiB at a time; the mount has found it and its peers before. Bytes per second. */
