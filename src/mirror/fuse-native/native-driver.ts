@@ -123,6 +123,7 @@ function mountOptions (): string[] {
     'fsname=p2pvm', 'subtype=p2pvm', // `fuse.p2pvm` in mountinfo, as the other driver's
     'default_permissions',
     'big_writes', // else every write comes in pages
+    // Not direct_io, with which small writes take half the time, and which refuses a shared mapping.
     // Others may look in where root mounts. Whoever is not root must be let by /etc/fuse.conf, and has said nothing of the kind.
     ...isRoot() ? ['allow_other'] : ['auto_unmount'] // fusermount waits, and unmounts when this process is killed
   ]

@@ -24,6 +24,7 @@ export interface PathOperationsComponents {
 }
 
 interface Handle {
+  readonly path: string
   readonly fh: number
   readonly inode: Inode
   /** Opened with O_DIRECT: in sectors. */
@@ -43,6 +44,8 @@ export class PathOperations {
   readonly #signal: AbortSignal
   #begunWith: Operations | undefined
   readonly #handles = new Map<number, Handle>()
+  /** As long as it is open, this is the inode of its path: asked for with every write, and not to be looked up on disk each time. */
+  readonly #open = new Map<string, { readonly inode: Inode, handles: number }>()
   #lastHandle = 0
   #lastRequest = 0n
   readonly counters: Record<string, number> = {}
@@ -85,7 +88,7 @@ export class PathOperations {
       fgetattr: (path, _handle, done) => { answer('fgetattr', path, done, async () => this.#stat(path, await this.#inodeAt(path))) },
       readlink: (path, done) => { answer('readlink', path, done, async () => linkTarget(path, await this.#inodeAt(path)) ?? refuseLink()) },
       readdir: (path, done) => { answer('readdir', path, done, async () => await this.#list(path)) },
-      open: (path, flags, done) => { answer('open', path, done, async () => await this.#open(path, flags)) },
+      open: (path, flags, done) => { answer('open', path, done, async () => await this.#openFile(path, flags)) },
       release: (path, handle, done) => { act('release', path, done, async () => { await this.#release(handle) }) },
       read: (path, handle, room, length, offset, done) => { count('read', path, done, async () => await this.#read(handle, room, length, offset)) },
       write: (path, handle, bytes, length, offset, done) => { count('write', path, done, async () => await this.#write(handle, bytes.subarray(0, length), offset)) },
@@ -138,7 +141,8 @@ export class PathOperations {
   }
 
   async #inodeAt (path: string): Promise<Inode> {
-    return await this.#operations.walk(path.split('/').filter((name) => name !== ''), this.#signal)
+    const open = this.#open.get(path)
+    return open !== undefined ? open.inode : await this.#operations.walk(path.split('/').filter((name) => name !== ''), this.#signal)
   }
 
   #stat (path: string, inode: Inode): Stat {
@@ -162,20 +166,24 @@ export class PathOperations {
     return ['.', '..', ...entries.map(({ name }) => name)]
   }
 
-  async #open (path: string, flags: number): Promise<number> {
+  async #openFile (path: string, flags: number): Promise<number> {
     const inode = await this.#inodeAt(path)
     const { fh } = await this.#operations.open(inode, { writes: (flags & WRITES) !== 0 })
     do this.#lastHandle = this.#lastHandle % HANDLE_MAX + 1
     while (this.#handles.has(this.#lastHandle))
-    // As long as it is open, this is the inode of every path to it.
     this.#operations.namespace.remember(inode)
-    this.#handles.set(this.#lastHandle, { fh, inode, direct: (flags & constants.O_DIRECT) !== 0 })
+    this.#handles.set(this.#lastHandle, { path, fh, inode, direct: (flags & constants.O_DIRECT) !== 0 })
+    const open = this.#open.get(path)
+    if (open === undefined) this.#open.set(path, { inode, handles: 1 })
+    else open.handles++
     return this.#lastHandle
   }
 
   async #release (number: number): Promise<void> {
-    const { fh, inode } = this.#handle(number)
+    const { path, fh, inode } = this.#handle(number)
     this.#handles.delete(number)
+    const open = this.#open.get(path)
+    if (open !== undefined && --open.handles === 0) this.#open.delete(path)
     this.#operations.namespace.forget(inode.ino, 1)
     await this.#operations.files.release(fh)
   }

@@ -16,6 +16,7 @@ const quiet = { debug () {}, info () {}, warn () {}, error () {} }
 const copy: CopyInode = { kind: 'copy', ino: 2n ** 40n, name: `${BLOB}.1`, ref: { blob: BLOB, version: 1, size: SIZE, chunkSize: 4096 }, size: SIZE, unborn: false, mtimeMs: 5 }
 
 let known: number
+let walked: number
 let changes: Change[]
 let lines: string[]
 let fail: unknown
@@ -24,6 +25,7 @@ let handlers: Handlers
 
 beforeEach(() => {
   known = 0
+  walked = 0
   changes = []
   lines = []
   fail = undefined
@@ -35,6 +37,7 @@ beforeEach(() => {
   }
   const operations = {
     walk: async (path: string[]): Promise<Inode> => {
+      walked++
       if (fail !== undefined) throw fail
       return path.length === 2 ? copy : { kind: 'root', ino: 1n }
     },
@@ -118,6 +121,19 @@ describe('a handle', () => {
     expect(known).toBe(1)
     expect(await read(handles[0] ?? 0, 0, 512)).toBe(-ERRNO.EBADF)
     expect(await read(handles[1] ?? 0, 0, 512)).toBe(512)
+  })
+
+  it('spares looking its path up, until the last one is released', async () => {
+    begin()
+    const handles = [await open(0), await open(0)]
+    const before = walked
+    await stat('/working/x')
+    await said((done) => { handlers.release('', handles[0] ?? 0, done) })
+    await stat('/working/x')
+    expect(walked).toBe(before)
+    await said((done) => { handlers.release('', handles[1] ?? 0, done) })
+    await stat('/working/x')
+    expect(walked).toBe(before + 1)
   })
 
   it('of O_DIRECT reads in sectors, up to the end of the file', async () => {
