@@ -104,12 +104,12 @@ for number in range(100): assert os.write(end, b'c' * 1000) == 1000`
   })
 
   it('goes on while a commit is under way, which has what there was at the cut', async () => {
-    const write = 'import os, sys; file = os.open(sys.argv[1], os.O_RDWR); os.pwrite(file, b"x" * 100000, int(sys.argv[2]))'
+    const write = 'import os, sys; file = os.open(sys.argv[1], os.O_RDWR); os.pwrite(file, b"x" * 100000, int(sys.argv[2])); print(os.fstat(file).st_size)'
     await python(write, path, String(2 * MIB))
     await mount.call('seal', 'vm1')
     const size = (await python('import os, sys; print(os.stat(sys.argv[1]).st_size)', path)).trim()
     expect(Number(size)).toBe(2 * MIB + 100_000)
-    await python(write, path, String(3 * MIB))
+    expect(Number(await python(write, path, String(3 * MIB)))).toBe(3 * MIB + 100_000)
     grown(3 * MIB + 100_000).fill('x', 2 * MIB, 2 * MIB + 100_000).fill('x', 3 * MIB)
     await expectIs()
     await mount.call('unseal', 'vm1')

@@ -10,6 +10,8 @@ import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run 
 const KIB = 1024
 const MIB = KIB * KIB
 const CHUNK = 64 * KIB
+/** Twice the time in which a driver sees its end that nobody tells it of. */
+const LOOK_MS = 400
 
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
@@ -283,6 +285,11 @@ sys.stdin.read()`, path)
     const { mount, path } = await withCopy()
     const hold = await holdOpen(path)
     await run('umount', '-l', world.mountpoint)
+    // Until then it is served, also when the server has had time to look around.
+    for (const until = performance.now() + LOOK_MS; performance.now() < until;) {
+      hold.send('read')
+      expect(await hold.line()).toBe('')
+    }
     expect(await mount.kill('SIGTERM')).toBe(0)
     hold.send('read')
     expect(await hold.line()).toMatch(/ENOTCONN|ECONNABORTED/)
