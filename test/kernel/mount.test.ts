@@ -332,13 +332,14 @@ sys.stdin.read()`, path)
   })
 })
 
-/** A process that has the file open for writing; each line sent is a read, answered by the name of its error or nothing. */
+/** A process that has the file open for writing; each line sent is a read past the page cache, answered by the name of its error or nothing. */
 async function holdOpen (path: string): Promise<PythonProcess> {
   const child = new PythonProcess(`
 import os, sys, errno
 fd = os.open(sys.argv[1], os.O_RDWR)
 print('open', flush=True)
 for line in sys.stdin:
+  os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
   try: os.pread(fd, 4096, 0); print('', flush=True)
   except OSError as error: print(errno.errorcode[error.errno], flush=True)`, path)
   await child.line()
