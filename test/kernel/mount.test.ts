@@ -186,12 +186,14 @@ except OSError: pass`
     expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
   })
 
-  it('drops a bad cache file and fetches it again', async () => {
-    const mount = await world.start()
-    await mount.call('set', { badBytes: 2 })
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
-    expect(await mount.call('counters')).toMatchObject({ chunks_corrupt: 2 })
-  })
+  if (driver.name === 'direct') { // the same code for both
+    it('drops a bad cache file and fetches it again', async () => {
+      const mount = await world.start()
+      await mount.call('set', { badBytes: 2 })
+      expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
+      expect(await mount.call('counters')).toMatchObject({ chunks_corrupt: 2 })
+    })
+  }
 
   it('reverts a working copy that is not open, and the kernel keeps no page of it', async () => {
     const { mount, path } = await withCopy()
