@@ -107,6 +107,47 @@ mountSuite('commit on a mount', (driver) => {
     expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
   })
 
+  it.each(driver.ioctl ? ['ioctl', 'extended attribute'] : ['extended attribute'])('clones by %s: same bytes, another blob', async (way) => {
+    await fill(0, 4096, 1)
+    expect(await (way === 'ioctl' ? control('ioctl', 'clone', path, 'fork') : byAttribute('clone', path, 'fork'))).toMatchObject({ blob: 'forkaaaaaaaaaaaa', version: 0 })
+    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: 'forkaaaaaaaaaaaa@0' })
+  })
+
+  if (!driver.ioctl) {
+    it('has no ioctl: ENOTTY, as of any file that knows none', async () => {
+      for (const verb of ['commit', 'clone']) expect(await control('ioctl', verb, path, '')).toEqual({ errno: 'ENOTTY' })
+    })
+  } else {
+    it('commits by ioctl, which waits', async () => {
+      await fill(0, 4096, 1)
+      expect(await control('ioctl', 'commit', path, '', 'a message')).toEqual({ blob: BLOB, version: 2, status: 0 })
+      await mount.call('set', { failCommits: true })
+      expect(await control('ioctl', 'commit', path)).toEqual({ errno: 'EIO' })
+      expect(await control('ioctl', 'commit', world.path('by-name', IMAGE, '2'))).toEqual({ errno: 'EROFS' })
+      expect(await sha256Of(path)).toBe(sha256(image))
+    })
+  }
+
+  it('commits by extended attribute, which only starts it', async () => {
+    await fill(0, 4096, 1)
+    expect(await control('get-attribute', path, 'user.p2pvm.commit')).toEqual({ errno: 'ENODATA' })
+    expect(await byAttribute('commit', path)).toEqual({ state: 'done', blob: BLOB, version: 2 })
+    expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: `${BLOB}@2` })
+    await mount.call('set', { failCommits: true })
+    expect(await byAttribute('commit', path)).toMatchObject({ state: 'failed', code: 'ERR_UNAVAILABLE' })
+    expect(await control('set-attribute', path, 'user.other', 'x')).toEqual({ errno: 'ENOTSUP' })
+  })
+
+  it('commits an alias that nobody has written to', async () => {
+    const alias = world.path(BLOB, '1')
+    expect(await (driver.ioctl ? control('ioctl', 'commit', alias) : byAttribute('commit', alias))).toMatchObject({ blob: BLOB, version: 2 })
+    expect(await sha256Of(alias)).toBe(sha256(image))
+  })
+
+  // What follows lies behind the drivers: once is enough.
+  if (driver.name !== 'direct') return
+
   it('keeps newer sectors over older ones when it folds, down to 512 bytes, while others write', async () => {
     await fill(0, 512 * KIB, 1)
     await mount.call('seal', 'vm1')
@@ -159,48 +200,10 @@ for number in range(int(sys.argv[2])): os.pwritev(fd, [memoryview(page)[:512]], 
     expect(sha256(bytes)).toBe(sha256(image.subarray(0, CHUNK)))
     await overlay.close()
     await sealable.unseal(signal)
-    expect(await listWorkingCopies(world.folders.working)).toMatchObject([{ name: 'vm1', version: 1, dirtyBytes: 25_088 - 4608 + (driver.writeback ? 4096 : 0) }])
+    expect(await listWorkingCopies(world.folders.working)).toMatchObject([{ name: 'vm1', version: 1, dirtyBytes: Math.ceil(25_000 / 4096) * 4096 - 4096 }])
     await sealable.seal(signal)
     await expect(world.start().then(async () => { await run('cat', path) })).rejects.toThrow('busy') // locked until the commit has ended
     await sealable.unseal(signal)
     expect(await sha256Of(path)).toBe(sha256(image))
-  })
-
-  it.each(driver.ioctl ? ['ioctl', 'extended attribute'] : ['extended attribute'])('clones by %s: same bytes, another blob', async (way) => {
-    await fill(0, 4096, 1)
-    expect(await (way === 'ioctl' ? control('ioctl', 'clone', path, 'fork') : byAttribute('clone', path, 'fork'))).toMatchObject({ blob: 'forkaaaaaaaaaaaa', version: 0 })
-    expect(await sha256Of(path)).toBe(sha256(image))
-    expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: 'forkaaaaaaaaaaaa@0' })
-  })
-
-  if (!driver.ioctl) {
-    it('has no ioctl: ENOTTY, as of any file that knows none', async () => {
-      for (const verb of ['commit', 'clone']) expect(await control('ioctl', verb, path, '')).toEqual({ errno: 'ENOTTY' })
-    })
-  } else {
-    it('commits by ioctl, which waits', async () => {
-      await fill(0, 4096, 1)
-      expect(await control('ioctl', 'commit', path, '', 'a message')).toEqual({ blob: BLOB, version: 2, status: 0 })
-      await mount.call('set', { failCommits: true })
-      expect(await control('ioctl', 'commit', path)).toEqual({ errno: 'EIO' })
-      expect(await control('ioctl', 'commit', world.path('by-name', IMAGE, '2'))).toEqual({ errno: 'EROFS' })
-      expect(await sha256Of(path)).toBe(sha256(image))
-    })
-  }
-
-  it('commits by extended attribute, which only starts it', async () => {
-    await fill(0, 4096, 1)
-    expect(await control('get-attribute', path, 'user.p2pvm.commit')).toEqual({ errno: 'ENODATA' })
-    expect(await byAttribute('commit', path)).toEqual({ state: 'done', blob: BLOB, version: 2 })
-    expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: `${BLOB}@2` })
-    await mount.call('set', { failCommits: true })
-    expect(await byAttribute('commit', path)).toMatchObject({ state: 'failed', code: 'ERR_UNAVAILABLE' })
-    expect(await control('set-attribute', path, 'user.other', 'x')).toEqual({ errno: 'ENOTSUP' })
-  })
-
-  it('commits an alias that nobody has written to', async () => {
-    const alias = world.path(BLOB, '1')
-    expect(await (driver.ioctl ? control('ioctl', 'commit', alias) : byAttribute('commit', alias))).toMatchObject({ blob: BLOB, version: 2 })
-    expect(await sha256Of(alias)).toBe(sha256(image))
   })
 })
