@@ -19,13 +19,11 @@ export interface DriverUnderTest {
   readonly fallocate: boolean
   /** What is cached is read without the main thread. */
   readonly workers: boolean
-  /** An inode number outlives what the kernel knows, and differs between working copies for ever. */
-  readonly ownInodes: boolean
 }
 
 const DRIVERS: readonly DriverUnderTest[] = [
-  { name: 'direct', needs: ['root', 'fuse', 'python3'], ioctl: true, writeback: true, lseek: true, fallocate: true, workers: true, ownInodes: true },
-  { name: 'fuse-native', needs: ['root', 'fuse', 'python3', 'fuse-native'], ioctl: false, writeback: false, lseek: false, fallocate: false, workers: false, ownInodes: false }
+  { name: 'direct', needs: ['root', 'fuse', 'python3'], ioctl: true, writeback: true, lseek: true, fallocate: true, workers: true },
+  { name: 'fuse-native', needs: ['root', 'fuse', 'python3', 'fuse-native'], ioctl: false, writeback: false, lseek: false, fallocate: false, workers: false }
 ]
 
 /** `describe` for each driver; `tests` is told which. */

@@ -125,6 +125,27 @@ for number in range(200): assert os.write(end, b'%s%05d' % (sys.argv[2].encode()
     expect(sha256(Buffer.from(await run('sh', '-c', `head -c ${SIZE} "$1" | base64 -w0`, 'sh', path), 'base64'))).toBe(sha256(image))
   })
 
+  it(driver.writeback ? 'writes to the kernel, which keeps it until an fsync' : 'has written when write(2) returns: the kernel keeps nothing', async () => {
+    const writer = new PythonProcess(`
+import os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+os.pwrite(file, b'x' * 4096, 8192)
+print('written', flush=True)
+sys.stdin.readline()
+os.fsync(file)
+print('synced', flush=True)`, path)
+    const dirtyBytes = async (): Promise<number> => {
+      const copies = await mount.call('listWorkingCopies') as Array<{ name: string, dirtyBytes: number }>
+      return copies.find(({ name }) => path.endsWith(`/${name}`))?.dirtyBytes ?? -1
+    }
+    expect(await writer.line()).toBe('written')
+    expect(await dirtyBytes()).toBe(driver.writeback ? 0 : 4096)
+    writer.send('sync')
+    expect(await writer.line()).toBe('synced')
+    expect(await dirtyBytes()).toBe(4096)
+    await writer.end()
+  })
+
   it('reads zeros in a hole, around what it writes there', async () => {
     const program = `
 import os, sys
