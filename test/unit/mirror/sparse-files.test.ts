@@ -47,8 +47,7 @@ let onFlush: (from: number, to: number) => Promise<void>
 
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'p2pvm-sparse-'))
-  asked = []
-  gone = false
+  [asked, gone] = [[], false]
   flushed = []
   onFlush = async () => {}
   onPublish = async () => {}
