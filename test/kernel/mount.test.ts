@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
+import { READ_AHEAD_BYTES } from '../../src/mirror/fuse/protocol.ts'
 import { SmallDisk } from '../harness/small-disk.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
@@ -69,6 +70,13 @@ print(bytes(page).hex())`
     const hex = (await python(read, world.path('by-name', IMAGE, '1'))).trim()
     expect(hex).toBe(image.subarray(3 * CHUNK - 4096, 3 * CHUNK + 4096).toString('hex'))
     expect(await mount.call('fetched')).toHaveLength(2)
+  })
+
+  it('lets the kernel read ahead by some chunks, not by half of one', async () => {
+    await world.start()
+    await run('ls', world.mountpoint)
+    const device = (await run('stat', '-c', '%Hd:%Ld', world.mountpoint)).trim()
+    expect(Number(readFileSync(`/sys/class/bdi/${device}/read_ahead_kb`, 'utf8'))).toBe(READ_AHEAD_BYTES / KIB)
   })
 
   it('lists what is there, and refuses every write to a version with EROFS', async () => {

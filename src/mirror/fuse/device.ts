@@ -7,23 +7,20 @@
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
-import { readdir, readFile, realpath, stat, writeFile } from 'node:fs/promises'
+import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { withDeadline } from '../../protocols/abort.ts'
 import { P2pvmError } from '../../protocols/errors.ts'
 import type { Clock, Log } from '../../protocols/seams.ts'
 import { isNodeError } from '../files.ts'
 import { withSignal } from '../patience.ts'
+import { READ_AHEAD_BYTES } from './protocol.ts'
 
 export const DEVICE = '/dev/fuse'
 /** What mountinfo and `mount -t` call us. */
 const FILE_SYSTEM = 'fuse.p2pvm'
 const FUSECTL = '/sys/fs/fuse/connections'
-/**
- * What the kernel reads ahead of a program that reads a file from one end to the other through its page cache: as much as one request
- * may be (MAX_WRITE_BYTES). Its own 128 KiB are eight times as many requests, and half a chunk in flight.
- */
-const READ_AHEAD_KIB = 1024
+const BDI = '/sys/class/bdi'
 /** mount(2) and umount(2) take milliseconds; somebody else's hung file system must not hang us. */
 const COMMAND_DEADLINE_MS = 10_000
 
@@ -50,7 +47,7 @@ export async function mountDevice (path: string, clock: Clock, log: Log): Promis
     }
     await mountFusectl()
     const connection = await connectionOf(mountpoint)
-    await setReadAhead(connection)
+    setReadAhead(connection, log)
     return { fd, mountpoint, connection }
   } catch (error) {
     closeSync(fd)
@@ -134,9 +131,13 @@ export async function connectionOf (mountpoint: string): Promise<number> {
   return connection
 }
 
-/** Best effort, as with fusectl: INIT can only lower what the kernel has by itself. */
-async function setReadAhead (connection: number): Promise<void> {
-  await writeFile(`/sys/class/bdi/0:${connection}/read_ahead_kb`, String(READ_AHEAD_KIB)).catch(() => {})
+/** Only the kernel's own setting goes up; what a server says in INIT only goes down. Best effort: /sys is read-only in some containers. */
+function setReadAhead (connection: number, log: Log): void {
+  try {
+    writeFileSync(join(BDI, `0:${connection}`, 'read_ahead_kb'), String(READ_AHEAD_BYTES / 1024))
+  } catch (error) {
+    log.debug('the kernel reads ahead by no more than its default', { error: String(error) })
+  }
 }
 
 /** umount(2) is for root; others are helped by fusermount, as far as the mount is theirs. */

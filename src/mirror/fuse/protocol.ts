@@ -40,6 +40,11 @@ const FUSE_UNIQUE_RESEND = 1n << 63n
 /** Requests in the background (readahead, writeback) before the kernel holds back; its default of 12 starves parallel misses. */
 const MAX_BACKGROUND = 64
 const CONGESTION_THRESHOLD = 48
+/**
+ * How far the kernel may read ahead of somebody who reads in order. Its own 128 KiB is half a chunk: never more than one is then on its
+ * way. With 1 MiB a boot through the page cache fetches a fifth more chunks than it would, with 4 MiB two fifths.
+ */
+export const READ_AHEAD_BYTES = 1024 * 1024
 
 /** FATTR_MODE, FATTR_UID, FATTR_GID. */
 export const FATTR_OWNERSHIP = 0b111
@@ -387,7 +392,8 @@ export function initOut (init: InitIn, { resend }: { readonly resend: boolean })
   const bytes = Buffer.alloc(INIT_OUT_BYTES)
   bytes.writeUInt32LE(FUSE_KERNEL_VERSION, 0)
   bytes.writeUInt32LE(Math.min(FUSE_KERNEL_MINOR_VERSION, init.minor), 4)
-  bytes.writeUInt32LE(init.maxReadahead, 8)
+  // The kernel takes the lesser of this and what the mount's read-ahead is set to (device.ts).
+  bytes.writeUInt32LE(Math.max(init.maxReadahead, READ_AHEAD_BYTES), 8)
   const extended = resend && offersResend(init)
   bytes.writeUInt32LE((init.flags & (extended ? INIT_FLAGS | FUSE_INIT_EXT : INIT_FLAGS)) >>> 0, 12)
   bytes.writeUInt16LE(MAX_BACKGROUND, 16)
