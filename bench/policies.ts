@@ -5,13 +5,13 @@
  *   node bench/policies.ts [TRACE…]      without TRACE: all of bench/traces/
  *   node bench/policies.ts --record      makes these traces anew: boots real machines, a minute or two
  */
-import { execFileSync } from 'node:child_process'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { table } from '../src/node/output.ts'
 import { formatBytes, formatDuration } from '../src/node/units.ts'
 import { type Access, type Cost, type Disk, pageMapCost, talkCost } from './lib/policies.ts'
+import { installPackages } from './lib/packages.ts'
 import { type Errand, record } from './lib/record.ts'
 import { decodeTrace, diskOf, encodeTrace, type Trace } from './lib/trace.ts'
 
@@ -40,7 +40,7 @@ console.log('\nFETCHED: of the chunks themselves, before packing. WAITED: reads 
 console.log('IF BUFFERED: writes that waited behind a page cache, which reads a page that is to be written in part.')
 
 async function recordAll (): Promise<void> {
-  execFileSync(join(import.meta.dirname, '..', 'scripts', 'install-debian-packages'), ['test'], { stdio: ['ignore', 'inherit', 'inherit'] })
+  installPackages('test')
   for (const [name, errand] of Object.entries(ERRANDS)) {
     const trace = await record(errand)
     await writeFile(join(TRACES, `${name}.trace`), encodeTrace(trace))
