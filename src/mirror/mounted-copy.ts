@@ -3,7 +3,7 @@
  *
  * The seal, in order (design.md, "COMMIT is a cut"):
  *   1. a new overlay is made, and state.json names it: no change yet, since it is empty
- *   2. a first fsync by another process flushes ahead, with nobody held
+ *   2. a first fsync by another process flushes ahead; the disk is not waited for
  *   3. a second one: when its FUSE_FSYNC arrives the kernel has delivered every dirty page and holds the writers of the file.
  *      The overlays are swapped, every worker passes, and only then it is answered. That is the freeze; it touches no disk.
  *   4. the sealed overlay is made durable, and is the daemon's to read
@@ -69,6 +69,7 @@ export class MountedCopy implements Sealable, Growable {
   readonly #operations = new Mutex()
   readonly #making = new Mutex()
   readonly #growing = new Mutex()
+  /** What the fsyncs of our own processes mean, by pid. */
   readonly #cuts = new Map<number, () => Promise<void>>()
   #locked: LockedCopy | undefined
   #sealedHere = false
@@ -158,7 +159,7 @@ export class MountedCopy implements Sealable, Growable {
       const next = await locked.prepareCut()
       let freezeMs
       try {
-        await this.#fsyncElsewhere(signal)
+        await this.#flushAhead(signal)
         freezeMs = await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => {
           if (together !== undefined) await withSignal(own, together.flushed.arrive())
           const held = async (): Promise<void> => { if (together !== undefined) await withSignal(own, together.held.arrive()) }
@@ -176,9 +177,21 @@ export class MountedCopy implements Sealable, Growable {
     })
   }
 
-  async #fsyncElsewhere (signal: AbortSignal): Promise<void> {
+  /**
+   * The kernel delivers what it has not written back. Its FUSE_FSYNC is answered without a sync: the kernel holds the file's
+   * writers until the answer, and a gigabyte takes the disk seconds.
+   */
+  async #flushAhead (signal: AbortSignal): Promise<void> {
     const { clock, startFsync, signal: ending } = this.#components
-    await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => { await startFsync(this.inode.name, own).done })
+    await withDeadline(clock, FSYNC_DEADLINE_MS, [signal, ending], async (own) => {
+      const process = startFsync(this.inode.name, own)
+      this.#cuts.set(process.pid, async () => {})
+      try {
+        await process.done
+      } finally {
+        this.#cuts.delete(process.pid)
+      }
+    })
   }
 
   /** How long it took, milliseconds, with the wait for those that are cut with it: what is written from then on goes to `next`. */
