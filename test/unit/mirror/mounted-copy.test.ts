@@ -1,5 +1,5 @@
 /** The order of a seal and of its end, with a kernel and workers that only remember what they were told. */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -149,6 +149,20 @@ describe('a seal', () => {
     workers.resolve()
     await sealing
     expect(answered.length).toBe(2)
+  })
+
+  it('flushes ahead without a sync: the kernel holds the writers until the answer', async () => {
+    await write(0, 1)
+    const { top } = await readWorkingCopy(working(), 'vm1')
+    const synced = (): number => readFileSync(join(working(), 'vm1', top, 'map.synced'))[0] ?? 0
+    const afterFsync: number[] = []
+    const start = startFsync
+    startFsync = () => {
+      const { pid, done } = start()
+      return { pid, done: done.then(() => { afterFsync.push(synced()) }) }
+    }
+    await copy.seal(signal)
+    expect([...afterFsync, synced()]).toEqual([0, 0, 0xff])
   })
 
   it('has the size of the file at the cut: what it grew by while the kernel flushed, and nothing after', async () => {
