@@ -157,7 +157,7 @@ describe('replies', () => {
     const out = wire.initOut({ major: 7, minor: 41, maxReadahead: 131072, flags: 0xffffffff, flags2: 0xffffffff }, { resend: false })
     expect(out).toHaveLength(64)
     expect([out.readUInt32LE(0), out.readUInt32LE(4), out.readUInt32LE(8), out.readUInt32LE(20), out.readUInt16LE(28)]).toEqual([7, 38, wire.READ_AHEAD_BYTES, 1024 * 1024, 256])
-    expect(wire.initOut({ major: 7, minor: 41, maxReadahead: 2 ** 22, flags: 0 }).readUInt32LE(8)).toBe(2 ** 22)
+    expect(wire.initOut({ major: 7, minor: 41, maxReadahead: 2 ** 22, flags: 0, flags2: 0 }, { resend: false }).readUInt32LE(8)).toBe(2 ** 22)
     const flags = out.readUInt32LE(12)
     for (const bit of [0, 5, 15, 16, 18, 22, 28]) expect(flags & (1 << bit), `flag ${bit}`).not.toBe(0)
     expect(wire.initOut({ major: 7, minor: 33, maxReadahead: 0, flags: 1 << 16, flags2: 0 }, { resend: true }).readUInt32LE(12)).toBe(1 << 16)

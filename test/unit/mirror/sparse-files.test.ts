@@ -25,8 +25,7 @@ import { KeptLog } from '../../harness/quiet.ts'
 
 const CHUNK = 2 * PAGE_BYTES
 const CHUNKS = 100
-/** The last chunk is short, and its last page too. */
-const SIZE = CHUNKS * CHUNK - 1000
+const SIZE = CHUNKS * CHUNK - 1000 // the last chunk is short, and its last page too
 const BASE: VersionRef = { blob: 'abcdefghijklmnop', version: 1, size: SIZE, chunkSize: CHUNK }
 /** These have bytes; the others are holes. */
 const DATA = new Set([1, 2, 70, CHUNKS - 1])
@@ -42,12 +41,13 @@ let asked: Array<[number, number]>
 let gone: boolean
 let flushed: Array<[number, number]>
 let onPublish: (view: FileViewInit) => Promise<void>
-/** What the kernel still has, and writes back when it is told to. */
+// What the kernel still has, and writes back when it is told to.
 let onFlush: (from: number, to: number) => Promise<void>
 
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'p2pvm-sparse-'))
-  [asked, gone] = [[], false]
+  asked = []
+  gone = false
   flushed = []
   onFlush = async () => {}
   onPublish = async () => {}
