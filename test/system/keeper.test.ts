@@ -2,7 +2,7 @@
  * A mount outlives its FUSE server: whoever uses it notices a pause, whatever the server was doing when it was killed. It ends when
  * its keeper does, or when servers die one after the other; and then it is gone, with nobody hanging in it.
  */
-import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -29,6 +29,8 @@ const DEADLINE_MS = 60_000
 const KILLS = 20
 /** From a server that runs to the moment of its kill: also before it is ready, which takes it a tenth of a second or more. */
 const KILL_AFTER_MS_MAX = 500
+/** A command that commits takes so long before it begins, at most. */
+const COMMAND_MS = 150
 /** Far above what a busy machine needs: a quiet one takes a fifth of a second. */
 const STALL_MS_MAX = 20_000
 const CONTROL_PRIMITIVES = fileURLToPath(new URL('../harness/control-primitives.py', import.meta.url))
@@ -94,22 +96,30 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
     const { mountpoint, entry } = await mounted('committing')
     const { path } = await p2pvm<WorkingCopyRow>('working-copy', 'create', 'committed', `original@${original.version}`)
     const draws = chance.fork('commits')
-    const commits: Array<{ how: string, afterMs: number, version: number }> = []
-    for (const [round, how] of (['ioctl', 'command', 'attribute', 'ioctl', 'command', 'attribute', 'ioctl'] as const).entries()) {
-      await runToEnd('dd', ['if=/dev/urandom', `of=${path!}`, 'conv=notrunc', 'bs=64k', `seek=${round * 8}`, 'count=40'], DEADLINE_MS)
-      const before = await latest()
-      const server = await serverOf(entry)
-      const afterMs = draws.below(150)
-      const committing = how === 'command' ? p2pvm<{ version: number }>('commit', path!) : how === 'ioctl' ? byIoctl(path!) : byAttribute(path!)
-      await delay(afterMs)
-      killNow(server)
-      const { version } = await committing
-      commits.push({ how, afterMs, version })
-      expect(await latest(), JSON.stringify(commits)).toBe(before + 1)
-      expect(version).toBe(before + 1)
-      expect(await live.exportedSum(live.storage(0), `original@${version}`)).toBe(await sha256OfMounted(path!))
+    const folder = join(live.compute(0).data, 'working', 'committed')
+    // Where in it, by what is on disk then.
+    const points: Record<string, () => boolean> = {
+      begun: () => true,
+      sealing: () => readFileSync(join(folder, 'state.json'), 'utf8').includes('"sealed"'),
+      publishing: () => existsSync(join(folder, 'commit.json'))
     }
-    console.log(`committed while the server was killed after: ${commits.map(({ how, afterMs }) => `${how} ${afterMs} ms`).join(', ')}`)
+    let round = 0
+    for (const how of ['ioctl', 'command', 'attribute'] as const) {
+      for (const [point, isThere] of Object.entries(points)) {
+        await runToEnd('dd', ['if=/dev/urandom', `of=${path!}`, 'conv=notrunc', 'bs=64k', `seek=${round++ * 8}`, 'count=40'], DEADLINE_MS)
+        const before = await latest()
+        const server = await serverOf(entry)
+        const committing = how === 'command' ? p2pvm<{ version: number }>('commit', path!) : how === 'ioctl' ? byIoctl(path!) : byAttribute(path!)
+        let over = false
+        committing.finally(() => { over = true }).catch(() => {})
+        if (point === 'begun') await delay(draws.below(COMMAND_MS))
+        while (!isThere() && !over) await delay(1)
+        killNow(server)
+        const { version } = await committing
+        expect([await latest(), version], `${how}, killed when ${point}`).toEqual([before + 1, before + 1])
+        expect(await live.exportedSum(live.storage(0), `original@${version}`)).toBe(await sha256OfMounted(path!))
+      }
+    }
     await p2pvm('umount', mountpoint)
     expect(readdirSync(join(live.compute(0).data, 'working', 'committed')).filter((name) => name.startsWith('lock.'))).toEqual([])
   })
