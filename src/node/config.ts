@@ -53,6 +53,8 @@ export interface MountConfig {
   readonly mountpoint: string
   readonly control: string
   readonly logLevel: LogLevel
+  /** A read that waits for the fabric gets EIO after this. */
+  readonly missDeadlineMs: number
   /** A line to stderr per request that the main thread has answered. */
   readonly trace: boolean
   /** To be called once, when the kernel's requests are served. */
@@ -96,6 +98,8 @@ const CAPACITY_BYTES_DEFAULT = 100 * 2 ** 30
 const CACHE_BYTES_MIN = 2 * CHUNK_BYTES_MAX
 const CACHE_BYTES_DEFAULT_MIN = 2 ** 30
 const CACHE_SHARE_DEFAULT = 1 / 10
+/** Who waits longer than a day is not told of anything. */
+const SECONDS_MAX = 24 * 3600
 const ROLES: readonly Role[] = ['storage', 'versions', 'compute']
 /** linux/un.h: sun_path has 108 bytes, the last is NUL. */
 const SOCKET_PATH_BYTES_MAX = 107
@@ -124,6 +128,7 @@ export const SETTINGS = {
     read: oneOf('driver', DRIVER_CHOICES),
     fallback: () => 'auto'
   }),
+  'miss-deadline': one({ help: 'seconds that a read of a mount waits for what is not here; then it fails (EIO)', read: readSeconds, fallback: () => 30 }),
   'log-level': one<LogLevel>({ help: LOG_LEVELS.join(', '), read: oneOf('log-level', LOG_LEVELS), fallback: () => 'info' })
 }
 
@@ -281,6 +286,12 @@ function readCount (text: string): number {
   const count = Number(text)
   if (!Number.isInteger(count) || count < 1 || count > REPLICAS_MAX) throw new P2pvmError('ERR_USAGE', `a number of replicas from 1 to ${REPLICAS_MAX}, not ${text}`)
   return count
+}
+
+function readSeconds (text: string): number {
+  const seconds = Number(text)
+  if (text.trim() === '' || !Number.isFinite(seconds) || seconds <= 0 || seconds > SECONDS_MAX) throw new P2pvmError('ERR_USAGE', `seconds, more than 0 and at most ${SECONDS_MAX}, not ${text}`)
+  return seconds
 }
 
 function oneOf<const T extends string> (name: string, values: readonly T[]): (text: string) => T {

@@ -27,6 +27,7 @@ export interface MountServerInit {
   readonly connection: number
   readonly control: string
   readonly logLevel: LogLevel
+  readonly missDeadlineMs: number
   readonly trace: boolean
   readonly folders: MirrorFolders
   /** Of the files of this mount in the registry, without their endings. */
@@ -57,7 +58,7 @@ export async function runMountWithKeeper (config: MountConfig): Promise<void> {
   const keeper: ProcessId = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '0' }
   const kept = new Keeper({
     startServer: (successor) => startServer(device, {
-      mountpoint: device.mountpoint, connection: device.connection, control: config.control, logLevel: config.logLevel, trace: config.trace, folders, path, keeper, successor
+      mountpoint: device.mountpoint, connection: device.connection, control: config.control, logLevel: config.logLevel, missDeadlineMs: config.missDeadlineMs, trace: config.trace, folders, path, keeper, successor
     }),
     abort: () => { abortSync(device) },
     clock: nodeClock,

@@ -30,6 +30,7 @@ export async function runMountWithoutKeeper (config: MountConfig): Promise<void>
     clock: nodeClock,
     random: nodeRandom,
     log,
+    missDeadlineMs: config.missDeadlineMs,
     driver: 'fuse-native',
     trace: tracer(config.trace)
   })

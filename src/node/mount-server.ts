@@ -43,12 +43,12 @@ try {
 }
 
 async function serve (): Promise<void> {
-  const { control, folders, mountpoint, connection, keeper, successor, path, trace } = init
+  const { control, folders, mountpoint, connection, keeper, successor, path, missDeadlineMs, trace } = init
   const files = mountFiles(path)
   const client = new ControlClient(control)
   const server = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '0' }
   mount = await serveDevice({ fd: DEVICE_FD, mountpoint, connection },
-    { source: mirrorSource(client), folders, clock: nodeClock, random: nodeRandom, log, trace: tracer(trace) },
+    { source: mirrorSource(client), folders, clock: nodeClock, random: nodeRandom, log, missDeadlineMs, trace: tracer(trace) },
     { journal: files.journal, successor, owner: { ...keeper, server } })
   const socket = await serveOnSocket(files.socket, mountRoutes(mount), log)
   tell({ kind: 'ready', resend: mount.resend })

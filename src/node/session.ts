@@ -52,6 +52,7 @@ const PLACEHOLDERS: Readonly<Record<SettingName, string>> = {
   'write-quorum': 'W',
   'member-list': 'on|off',
   driver: 'DRIVER',
+  'miss-deadline': 'SECONDS',
   'log-level': 'LEVEL'
 }
 

@@ -1,7 +1,7 @@
 /** `p2pvm mount` and `umount` as processes: with and without their daemon, busy, dead, and what a testnet leaves behind. */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -69,6 +69,19 @@ describeWith(['root', 'fuse'], 'mount and umount', () => {
     expect(await compute().cli('umount', mountpoint, '--data', compute().data)).toMatchObject({ code: 0, json: { pid } })
     expect(await compute().cli('mount', mountpoint, '--detach')).toMatchObject({ code: 14 })
     await compute().start()
+  })
+
+  test('a read that nobody answers fails after the --miss-deadline', async () => {
+    expect(await compute().cli('mount', mountpoint, '--detach', '--miss-deadline', '1')).toMatchObject({ code: 0 })
+    const path = join(mountpoint, 'by-name', 'disk', '1')
+    expect((await stat(path)).size).toBe(2 * 2 ** 20)
+    await compute().kill('SIGTERM')
+    const startMs = performance.now()
+    await expect(readFile(path)).rejects.toMatchObject({ code: 'EIO' })
+    expect(performance.now() - startMs).toBeLessThan(25_000) // unless told: 30 s
+    await compute().start()
+    expect((await readFile(path)).length).toBe(2 * 2 ** 20)
+    expect(await compute().cli('umount', mountpoint)).toMatchObject({ code: 0 })
   })
 
   test('what a killed one leaves behind is taken away', async () => {

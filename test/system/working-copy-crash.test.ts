@@ -7,10 +7,13 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import type { CommitResult, WorkingCopyRow } from '../../src/node/control-api.ts'
+import type { MountEntry } from '../../src/node/mounts.ts'
 import { describeWith } from '../harness/capabilities.ts'
 import { type BlockRegion, CheckedBlocks } from '../harness/checked-blocks.ts'
+import { eventually } from '../harness/eventually.ts'
 import { runToEnd } from '../harness/line-process.ts'
 import { LiveFabric, succeed } from '../harness/live-fabric.ts'
+import { entryOf, killNow, serverOf } from '../harness/mounts.ts'
 import { makeImage, randomRuns } from '../harness/random-image.ts'
 import { Chance, testSeed } from '../harness/seed.ts'
 
@@ -24,7 +27,7 @@ const REGIONS: readonly BlockRegion[] = [
   { mode: 'buffered', offset: 5 * MIB, blockBytes: 4 * KIB, slots: 256, fsyncEvery: 20 }
 ]
 /** As many rounds as fit, unless it is said how many. */
-const BUDGET_MS = 40_000
+const BUDGET_MS = 15_000
 const ROUNDS = process.env['P2PVM_CRASH_ROUNDS'] === undefined ? undefined : Number(process.env['P2PVM_CRASH_ROUNDS'])
 const ROUNDS_MIN = 5
 const LIFE_MS_MAX = 400
@@ -34,25 +37,35 @@ const DEADLINE_MS = 60_000
 interface Victim {
   readonly name: string
   readonly endsMount: boolean
-  readonly kill: (pid: number) => void
+  readonly kill: (entry: MountEntry) => Promise<void>
 }
 
 const VICTIMS: readonly Victim[] = [
-  { name: 'mount', endsMount: true, kill: (pid) => { process.kill(pid, 'SIGKILL') } }
+  { name: 'FUSE server', endsMount: false, kill: async (entry) => { killNow(await serverOf(entry)) } },
+  { name: 'keeper', endsMount: true, kill: async (entry) => { killNow(entry) } },
+  {
+    name: 'FUSE server and keeper',
+    endsMount: true,
+    async kill (entry) {
+      const server = await serverOf(entry)
+      for (const process of [entry, server]) killNow(process)
+    }
+  }
 ]
 
 const chance = new Chance(testSeed())
 
 describeWith(['root', 'fuse', 'python3'], `a working copy whose processes are killed (P2PVM_TEST_SEED=${chance.seed})`, () => {
   let live: LiveFabric
+  let image: string
   let base: Buffer
 
   beforeAll(async () => {
-    live = await LiveFabric.start({ storage: 3, compute: 1 })
-    const image = join(live.folder, 'original.img')
+    // No server dies too often here.
+    live = await LiveFabric.start({ storage: 3, compute: 1, env: { P2PVM_TEST_HOOKS: '1', P2PVM_TEST_CRASHES_MAX: '1000000' } })
+    image = join(live.folder, 'original.img')
     await makeImage(image, IMAGE_BYTES, randomRuns(chance.fork('image'), IMAGE_RUNS))
     base = await readFile(image)
-    await succeed(live.compute(0), 'import', image, '--name', 'original')
   })
 
   afterAll(async () => { await live?.close() })
@@ -60,14 +73,21 @@ describeWith(['root', 'fuse', 'python3'], `a working copy whose processes are ki
   it.each(VICTIMS)('has every block that has to be there, and none torn: $name', async (victim) => {
     const draws = chance.fork(victim.name)
     const peer = live.compute(0)
-    const mountpoint = await live.mount(peer, victim.name)
-    const { path } = await succeed<WorkingCopyRow>(peer, 'working-copy', 'create', victim.name, 'original')
+    const name = victim.name.replaceAll(' ', '-').toLowerCase()
+    await succeed(peer, 'import', image, '--name', name)
+    const mountpoint = await live.mount(peer, name)
+    const { path } = await succeed<WorkingCopyRow>(peer, 'working-copy', 'create', name, name)
     const regions = REGIONS.map((region) => new CheckedBlocks(region, base))
     const startedMs = performance.now()
     let rounds = 0
     let commits = 0
-    const serving = async (first: boolean): Promise<{ pid: number }> =>
-      first || !victim.endsMount ? await mountOf(mountpoint) : await succeed<{ pid: number }>(peer, 'mount', mountpoint, '--detach')
+    /** A server whose keeper was killed unmounts in order: until then the folder is taken. */
+    const serving = async (first: boolean): Promise<MountEntry> => {
+      if (!first && victim.endsMount) {
+        await eventually('it can be mounted again', DEADLINE_MS, async () => (await peer.cli('mount', mountpoint, '--detach')).code === 0 || undefined)
+      }
+      return await entryOf(peer, mountpoint)
+    }
     const check = async (where: string): Promise<void> => {
       const found = await copied(path ?? '')
       expect(regions.flatMap((region) => region.faults(found)), where).toEqual([])
@@ -75,7 +95,7 @@ describeWith(['root', 'fuse', 'python3'], `a working copy whose processes are ki
     try {
       for (; ROUNDS === undefined ? performance.now() - startedMs < BUDGET_MS : rounds < ROUNDS; rounds++) {
         const where = `${victim.name}, round ${rounds}`
-        const { pid } = await serving(rounds === 0)
+        const entry = await serving(rounds === 0)
         await check(where)
 
         const region = draws.pick(regions)
@@ -90,7 +110,7 @@ describeWith(['root', 'fuse', 'python3'], `a working copy whose processes are ki
           // Some are over by then, others in the middle of it.
           if (committing !== undefined) await (draws.below(2) === 0 ? committing : delay(draws.below(2 * LIFE_MS_MAX)))
           if (takesDaemon) await peer.kill('SIGKILL')
-          victim.kill(pid)
+          await victim.kill(entry)
           if (takesDaemon) await peer.start()
           const { stdout } = victim.endsMount ? await writer.ended(DEADLINE_MS) : await writer.finish(DEADLINE_MS)
           region.heard(stdout.split('\n'))
@@ -112,11 +132,6 @@ describeWith(['root', 'fuse', 'python3'], `a working copy whose processes are ki
     console.log(`${rounds} kills of the ${victim.name}, ${commits} commits that were answered`)
     expect(rounds).toBeGreaterThanOrEqual(ROUNDS ?? ROUNDS_MIN)
   }, DEADLINE_MS + BUDGET_MS + (ROUNDS ?? ROUNDS_MIN) * DEADLINE_MS)
-
-  async function mountOf (mountpoint: string): Promise<{ pid: number }> {
-    const { mounts } = await succeed<{ mounts: Array<{ pid: number, mountpoint: string }> }>(live.compute(0), 'status')
-    return mounts.find((mount) => mount.mountpoint === mountpoint)!
-  }
 
   async function copied (path: string): Promise<Buffer> {
     const copy = join(live.folder, 'copied.img')

@@ -24,7 +24,7 @@ export function mountCommand (session: Session): Command {
   return command('mount', {
     description: 'serve the images and working copies in a folder, until SIGTERM or umount',
     exits: [EXIT.notFound, EXIT.conflict, ...DAEMON_EXITS],
-    settings: ['driver', 'log-level']
+    settings: ['driver', 'miss-deadline', 'log-level']
   })
     .argument('<DIR>', 'an existing, empty folder')
     .option('--detach', 'return when the mount is ready')
@@ -52,6 +52,7 @@ interface MountOptions {
   readonly control: string
   readonly logLevel: LogLevel
   readonly driver: DriverChoice
+  readonly missDeadlineS: number
   readonly trace: boolean
   /** The folder where mounts are registered. */
   readonly mounts: string
@@ -65,6 +66,7 @@ async function mountOptionsOf (options: Options, { signal }: Session): Promise<M
       control: config.get('control'),
       logLevel: config.get('log-level'),
       driver: config.get('driver'),
+      missDeadlineS: config.get('miss-deadline'),
       trace: options['trace'] === true || process.env['P2PVM_FUSE_TRACE'] === '1',
       mounts
     }
@@ -72,11 +74,12 @@ async function mountOptionsOf (options: Options, { signal }: Session): Promise<M
 }
 
 /** Only one of the two is loaded: a keeper is to be small. */
-async function mountHere (mountpoint: string, { control, logLevel, driver, trace }: MountOptions, session: Session): Promise<void> {
+async function mountHere (mountpoint: string, { control, logLevel, driver, missDeadlineS, trace }: MountOptions, session: Session): Promise<void> {
   const config: MountConfig = {
     mountpoint,
     control,
     logLevel,
+    missDeadlineMs: missDeadlineS * 1000,
     trace,
     onReady (ready) {
       if (process.send === undefined) printReady(ready, session)
@@ -102,12 +105,14 @@ function printReady (ready: MountReady, { output }: Session): void {
 }
 
 /** The same command again, in a session of its own, with its log beside the registry of mounts. */
-async function mountDetached (mountpoint: string, { control, logLevel, driver, trace, mounts }: MountOptions, session: Session): Promise<void> {
+async function mountDetached (mountpoint: string, { control, logLevel, driver, missDeadlineS, trace, mounts }: MountOptions, session: Session): Promise<void> {
   const log = join(mounts, `${mountpoint.slice(1).replaceAll('/', '-')}.log`)
   const program = process.argv[1]
   if (program === undefined) throw new P2pvmError('ERR_INTERNAL', 'the program does not know its own path')
   const logDescriptor = openSync(log, 'a', 0o640)
-  const own = ['mount', mountpoint, '--control', control, '--log-level', logLevel, '--driver', driver, ...trace ? ['--trace'] : []]
+  const own = [
+    'mount', mountpoint, '--control', control, '--log-level', logLevel, '--driver', driver, '--miss-deadline', String(missDeadlineS), ...trace ? ['--trace'] : []
+  ]
   const child = spawn(process.execPath, [...process.execArgv, program, ...own], {
     cwd: '/', detached: true, stdio: ['ignore', logDescriptor, logDescriptor, 'ipc']
   })

@@ -24,7 +24,7 @@ describe('precedence', () => {
     expect(all.row('write-quorum')).toEqual({ name: 'write-quorum', value: 3, origin: 'environment', from: 'P2PVM_WRITE_QUORUM' })
     expect(all.row('data')).toEqual({ name: 'data', value: '/from/file', origin: 'file', from: P2PVM_CONFIG })
     expect(all.row('log-level')).toEqual({ name: 'log-level', value: 'info', origin: 'default', from: null })
-    expect(all.rows().length).toBe(12)
+    expect(all.rows().length).toBe(13)
   })
 
   test('an empty variable says nothing', () => {
@@ -37,6 +37,12 @@ describe('values', () => {
     expect(config({ role: ['storage', 'compute'] }).get('role')).toEqual(['storage', 'compute'])
     expect(config({}, { P2PVM_ROLE: 'storage, versions' }).get('role')).toEqual(['storage', 'versions'])
     expect(config({}, { P2PVM_CONFIG: file('{"listen": ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/2"]}') }).get('listen')).toHaveLength(2)
+  })
+
+  test('seconds may have a fraction, and end within a day', () => {
+    expect(config({}).get('miss-deadline')).toBe(30)
+    expect(config({ 'miss-deadline': '0.5' }).get('miss-deadline')).toBe(0.5)
+    for (const bad of ['0', '-1', '', 'soon', '86401', 'Infinity']) expect(() => config({ 'miss-deadline': bad }).get('miss-deadline'), bad).toThrow('seconds')
   })
 
   test('sizes have units', () => {
