@@ -13,8 +13,12 @@ import { SLOT_HOLE, SLOT_UNKNOWN } from './file-view.ts'
 const READERS_MAX = 8
 /** In flight before a reader, at most: what a link of 1 Gbit/s brings in 70 ms. */
 const AHEAD_BYTES_MAX = 8 * 1024 * 1024
-/** As often one request has to follow another before anything is fetched unasked: most runs of a boot are shorter. */
-const STEPS_MIN = 2
+/**
+ * So far a reader has to have gone before anything is fetched unasked: few runs of a boot are as long, and what is fetched for nothing at
+ * the end of one is a quarter of it at most.
+ */
+const RUN_BYTES_MIN = 4 * 1024 * 1024
+const AHEAD_SHARE = 1 / 4
 /** Holes that are passed over at once, so that a file that is mostly holes costs no long search: 1 GiB in chunks of 256 KiB. */
 const HOLES_PASSED_MAX = 4096
 
@@ -23,17 +27,19 @@ interface Reader {
   next: number
   /** Behind the last chunk that was fetched for him. */
   aheadEnd: number
-  /** How often he has gone on. */
-  steps: number
+  /** Chunks that he has missed, or been spared. */
+  run: number
 }
 
 export class ReadAhead {
   readonly #aheadMax: number
+  readonly #runMin: number
   /** The one who was seen last is the last. */
   readonly #readers: Reader[] = []
 
   constructor (chunkSize: number) {
     this.#aheadMax = Math.max(1, Math.floor(AHEAD_BYTES_MAX / chunkSize))
+    this.#runMin = Math.ceil(RUN_BYTES_MIN / chunkSize)
   }
 
   /**
@@ -41,17 +47,17 @@ export class ReadAhead {
    * (file-view.ts) only those are that nothing is known of.
    */
   missed (first: number, end: number, slots: Int32Array): number[] {
-    const reader = this.#readerAt(first, slots) ?? { next: end, aheadEnd: end, steps: -1 }
+    const reader = this.#readerAt(first, slots) ?? { next: first, aheadEnd: end, run: 0 }
     this.#readers.push(reader)
     if (this.#readers.length > READERS_MAX) this.#readers.shift()
-    if (end > reader.next || reader.steps < 0) reader.steps += 1
-    reader.next = end
+    reader.run += Math.max(0, end - reader.next)
+    reader.next = Math.max(reader.next, end)
     const from = Math.max(reader.aheadEnd, end)
-    if (reader.steps < STEPS_MIN) {
+    if (reader.run < this.#runMin) {
       reader.aheadEnd = from
       return []
     }
-    const reach = Math.min(this.#aheadMax, (end - first) * 2 ** (reader.steps - STEPS_MIN))
+    const reach = Math.min(this.#aheadMax, Math.ceil(reader.run * AHEAD_SHARE))
     const ahead: number[] = []
     let at = from
     for (let passed = 0; at < slots.length && passed < HOLES_PASSED_MAX && at - passed < end + reach; at++) {
