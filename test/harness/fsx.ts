@@ -2,7 +2,7 @@
  * Random operations on a mounted working copy, each compared with a file in memory, in the manner of Apple's fsx: reads, writes,
  * O_DIRECT, mmap, growth, holes, fsync, and what only a working copy has: commits, clones, new mounts, a killed server.
  *
- * Operations, bytes and events follow from the seed. A driver is tried by saying how it mounts and what its files can do.
+ * Operations, bytes and events follow from the seed.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -13,15 +13,12 @@ import type { VersionRef } from '../../src/mirror/source.ts'
 import { bytesOf } from './random-image.ts'
 import type { Chance } from './seed.ts'
 
-export interface FsxDriver {
-  readonly name: string
-  /** Mounts `world`: also over a mount that is dead. */
-  readonly start: (world: MountWorld) => Promise<MountProcess>
-  /** What its files cannot do. */
+export interface FsxInit {
+  /** What the files of this driver cannot do. */
   readonly lacks: readonly OperationName[]
 }
 
-type OperationName = 'read' | 'read direct' | 'read mapped' | 'write' | 'write direct' | 'write mapped' | 'msync' | 'truncate' | 'punch' | 'zero' | 'fsync' | 'reopen'
+export type OperationName = 'read' | 'read direct' | 'read mapped' | 'write' | 'write direct' | 'write mapped' | 'msync' | 'truncate' | 'punch' | 'zero' | 'fsync' | 'reopen'
 type Operation = readonly [name: OperationName | 'close', offset: number, size: number, at: number]
 
 const KIB = 1024
@@ -57,7 +54,6 @@ export interface FsxResult {
 }
 
 export class Fsx {
-  readonly #driver: FsxDriver
   readonly #world: MountWorld
   readonly #chance: Chance
   readonly #noise: Buffer
@@ -74,8 +70,7 @@ export class Fsx {
   #mounts = 1
 
   /** `image` is what the working copy `vm1` of the mounted world holds. */
-  constructor (driver: FsxDriver, world: MountWorld, mount: MountProcess, image: Buffer, chance: Chance) {
-    this.#driver = driver
+  constructor (world: MountWorld, mount: MountProcess, image: Buffer, chance: Chance, { lacks }: FsxInit) {
     this.#world = world
     this.#mount = mount
     this.#chance = chance
@@ -85,7 +80,7 @@ export class Fsx {
     this.#size = image.length
     this.#noise = bytesOf({ offset: 0, size: NOISE_BYTES, key: `${chance.seed}/noise` })
     writeFileSync(join(world.root, 'noise'), this.#noise)
-    this.#names = WEIGHTS.filter(([name]) => !driver.lacks.includes(name)).flatMap(([name, weight]) => Array.from({ length: weight }, () => name))
+    this.#names = WEIGHTS.filter(([name]) => !lacks.includes(name)).flatMap(([name, weight]) => Array.from({ length: weight }, () => name))
     this.#process = LineProcess.python('file-operations.py', world.path('working', WORKING_COPY), join(world.root, 'noise'))
   }
 
@@ -169,7 +164,7 @@ export class Fsx {
       await this.#mount.call('unmount', false)
       await this.#mount.exited
     }
-    this.#mount = await this.#driver.start(this.#world)
+    this.#mount = await this.#world.start() // also over a mount that is dead
     this.#mounts++
     await this.#perform([['reopen', 0, 0, 0], ...this.#wholeFile()])
   }

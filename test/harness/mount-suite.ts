@@ -26,9 +26,9 @@ const DRIVERS: readonly DriverUnderTest[] = [
   { name: 'fuse-native', needs: ['root', 'fuse', 'python3', 'fuse-native'], ioctl: false, writeback: false, lseek: false, fallocate: false, workers: false }
 ]
 
-/** `describe` for each driver; `tests` is told which. */
-export function mountSuite (name: string, tests: (driver: DriverUnderTest) => void): void {
+/** `describe` for each driver; `tests` is told which. `needs`: besides what the driver does. */
+export function mountSuite (name: string, tests: (driver: DriverUnderTest) => void, needs: readonly Capability[] = []): void {
   describe.each(DRIVERS)('driver $name', (driver) => {
-    describeWith(driver.needs, name, () => { tests(driver) })
+    describeWith([...driver.needs, ...needs], name, () => { tests(driver) })
   })
 }
