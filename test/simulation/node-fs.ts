@@ -134,11 +134,11 @@ export function fsPromisesOver (real: typeof fsPromises): typeof fsPromises {
   return { ...real, ...changes } as unknown as typeof fsPromises
 }
 
-/** fallocate(1) is all that is run there. */
+/** fallocate(1) is all that is run there, by way of setpriv(1). */
 export function childProcessOver (real: typeof childProcess): typeof childProcess {
   const spawnSync = (command: string, args: string[]): { status: number } => {
-    const [punch, , offset, , length, path = ''] = args
-    if (command !== 'fallocate' || punch !== '--punch-hole') throw new Error(`nobody simulates ${command} ${args.join(' ')}`)
+    const [, , program, punch, , offset, , length, path = ''] = args
+    if (command !== 'setpriv' || program !== 'fallocate' || punch !== '--punch-hole') throw new Error(`nobody simulates ${command} ${args.join(' ')}`)
     files().punch(path, Number(offset), Number(offset) + Number(length))
     return { status: 0 }
   }

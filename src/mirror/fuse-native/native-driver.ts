@@ -13,7 +13,7 @@ import { withDeadline } from '../../protocols/abort.ts'
 import { P2pvmError } from '../../protocols/errors.ts'
 import type { Clock } from '../../protocols/seams.ts'
 import type { Driver } from '../driver.ts'
-import { abortSync, checkMountpoint, connectionOf, DEVICE, unmount } from '../fuse/device.ts'
+import { abortSync, checkMountpoint, connectionOf, DEVICE, setReadAhead, unmount } from '../fuse/device.ts'
 import type { DriverComponents } from '../fuse/direct-driver.ts'
 import type { Operations } from '../operations.ts'
 import { withSignal } from '../patience.ts'
@@ -65,6 +65,7 @@ export class NativeDriver implements Driver {
     const before = new Set(await devices())
     await withDeadline(clock, MOUNT_DEADLINE_MS, [], async (signal) => { await withSignal(signal, mounted(session, mountpoint)) })
     const connection = await connectionOf(mountpoint)
+    setReadAhead(connection, log)
     const device = (await devices()).find((descriptor) => !before.has(descriptor))
     return new NativeDriver({ mountpoint, connection, device, session, operations, ending, clock })
   }

@@ -132,7 +132,7 @@ export async function connectionOf (mountpoint: string): Promise<number> {
 }
 
 /** Only the kernel's own setting goes up; what a server says in INIT only goes down. Best effort: /sys is read-only in some containers. */
-function setReadAhead (connection: number, log: Log): void {
+export function setReadAhead (connection: number, log: Log): void {
   try {
     writeFileSync(join(BDI, `0:${connection}`, 'read_ahead_kb'), String(READ_AHEAD_BYTES / 1024))
   } catch (error) {
