@@ -41,10 +41,10 @@ const FUSE_UNIQUE_RESEND = 1n << 63n
 const MAX_BACKGROUND = 64
 const CONGESTION_THRESHOLD = 48
 /**
- * How far the kernel may read ahead of somebody who reads in order. Its own 128 KiB is half a chunk: never more than one is then on its
- * way. With 1 MiB a boot through the page cache fetches a fifth more chunks than it would, with 4 MiB two fifths.
+ * How far the kernel may read ahead of somebody who reads in order: two chunks of the default size. Its own 128 KiB is half of one: never
+ * more than one is then on its way. A boot through the page cache fetches 21.7 % of its image with this, 24.2 % with 1 MiB.
  */
-export const READ_AHEAD_BYTES = 1024 * 1024
+export const READ_AHEAD_BYTES = 512 * 1024
 
 /** FATTR_MODE, FATTR_UID, FATTR_GID. */
 export const FATTR_OWNERSHIP = 0b111
