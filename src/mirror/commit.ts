@@ -16,7 +16,7 @@ import { GROUP_MEMBERS_MAX, type GroupRequest, type Target, type Version, type V
 import { checkImageName } from '../versioning/image-name.ts'
 import { clearCommitIntent, readCommitIntent, readCommitOutcome, writeCommitIntent, writeCommitOutcome } from './commit-intent.ts'
 import { settleAll, type Uploaded, type UploadComponents, uploadSealed } from './commit-upload.ts'
-import type { Sealable, Sealed } from './sealable.ts'
+import { FOLD_DEADLINE_MS, type Sealable, type Sealed } from './sealable.ts'
 
 export interface CommitComponents extends UploadComponents {
   readonly clock: Clock
@@ -58,8 +58,6 @@ export interface Committed {
 
 /** Who is taken for dead so often will not get through. */
 const PUBLISH_ATTEMPTS_MAX = 3
-/** Folding back copies at most the sealed pages, on local disk; longer than this means that the mount is gone. */
-const FOLD_DEADLINE_MS = 120_000
 
 export class Committer {
   readonly #components: CommitComponents

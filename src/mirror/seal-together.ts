@@ -5,10 +5,7 @@
  */
 import { withDeadline } from '../protocols/abort.ts'
 import type { Clock } from '../protocols/seams.ts'
-import type { Sealable, Sealed } from './sealable.ts'
-
-/** Folding back; see commit.ts. */
-const FOLD_DEADLINE_MS = 120_000
+import { FOLD_DEADLINE_MS, type Sealable, type Sealed } from './sealable.ts'
 
 /** A point that several reach together, or none. */
 export class Rendezvous {
@@ -69,8 +66,13 @@ export async function sealTogether (copies: readonly GroupSealable[], clock: Clo
     }
   }))
   if (failure === undefined) return sealed as Sealed[]
-  await withDeadline(clock, FOLD_DEADLINE_MS, [], async (own) => {
-    await Promise.allSettled(copies.map(async (copy, at) => { if (sealed[at] !== undefined) await copy.unseal(own) }))
-  })
+  await foldBack(copies.filter((_, at) => sealed[at] !== undefined), clock)
   throw failure.error
+}
+
+/** After a failure, which is what is to be told: each as far as it goes. What cannot be folded now is when it is sealed again. */
+export async function foldBack (copies: ReadonlyArray<Pick<Sealable, 'unseal'>>, clock: Clock): Promise<void> {
+  await withDeadline(clock, FOLD_DEADLINE_MS, [], async (signal) => {
+    await Promise.allSettled(copies.map(async (copy) => { await copy.unseal(signal) }))
+  })
 }

@@ -16,6 +16,9 @@ export interface Sealed {
   readonly freezeMs: number
 }
 
+/** Folding back copies at most the sealed pages, on local disk; longer than this means that the mount is gone. */
+export const FOLD_DEADLINE_MS = 120_000
+
 export interface Sealable {
   /** Cuts. When an earlier commit failed before it was folded back, folds first. ERR_CONFLICT while another commit runs. */
   seal (signal: AbortSignal): Promise<Sealed>

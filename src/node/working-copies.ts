@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path'
 import type { Committer } from '../mirror/commit.ts'
+import { foldBack } from '../mirror/seal-together.ts'
 import type { Sealable, Sealed } from '../mirror/sealable.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
 import { unmountedSealable } from '../mirror/unmounted-copy.ts'
@@ -17,9 +18,6 @@ import type { Blobs } from '../versioning/blobs.ts'
 import type { CloneRequest, CloneResult, CommitRequest, CommitResult, GroupCommitRequest, WorkingCopyRow } from './control-api.ts'
 import { LastingRequests } from './lasting-requests.ts'
 import { listMounts, locate, type MountEntry, mountedSealable, sealTogether, workingCopyAt } from './mounts.ts'
-
-/** On local disk. */
-const UNSEAL_DEADLINE_MS = 120_000
 
 export interface WorkingCopiesComponents {
   readonly folders: MirrorFolders
@@ -79,12 +77,12 @@ export class WorkingCopies {
 
   async #commit ({ members, message }: GroupCommitRequest, id: string | undefined, signal: AbortSignal): Promise<CommitResult[]> {
     if (members.length === 0) throw new P2pvmError('ERR_USAGE', 'no working copy to commit')
-    const { committer, folders } = this.#components
+    const { committer, folders, clock } = this.#components
     const copies = await Promise.all(members.map(async (member) => {
       const name = await this.#nameOf(member)
       return { name, ...await this.#driven(name), folder: join(folders.working, name), as: member.as }
     }))
-    const committed = await committer.commit({ members: copies, seal: async (signal) => await sealAll(copies, signal), message, id, signal })
+    const committed = await committer.commit({ members: copies, seal: async (signal) => await sealAll(copies, clock, signal), message, id, signal })
     return await Promise.all(committed.map(async ({ version: { blob, version }, chunks, bytes, freezeMs }, at) => {
       const { name, as } = copies[at]!
       return { blob, version, name: as ?? null, chunks, bytes, freezeMs, path: await this.#pathOf(name, members[at]!) }
@@ -140,7 +138,7 @@ export class WorkingCopies {
 }
 
 /** Those that no mount has open first: from then on nobody can open them, so that the others' moment is theirs as well. */
-async function sealAll (copies: ReadonlyArray<Driven & { readonly name: string }>, signal: AbortSignal): Promise<Sealed[]> {
+async function sealAll (copies: ReadonlyArray<Driven & { readonly name: string }>, clock: Clock, signal: AbortSignal): Promise<Sealed[]> {
   const open = copies.filter(({ mount }) => mount !== undefined)
   const mount = open[0]?.mount
   const other = open.find((copy) => copy.mount?.id !== mount?.id)
@@ -153,7 +151,7 @@ async function sealAll (copies: ReadonlyArray<Driven & { readonly name: string }
     const together = mount === undefined ? [] : await sealTogether(mount, open.map(({ name }) => name), signal)
     for (const [at, one] of together.entries()) sealed.set(open[at]!, one)
   } catch (error) {
-    for (const { sealable } of sealed.keys()) await sealable.unseal(AbortSignal.timeout(UNSEAL_DEADLINE_MS))
+    await foldBack([...sealed.keys()].map(({ sealable }) => sealable), clock)
     throw error
   }
   return copies.map((copy) => sealed.get(copy)!)

@@ -3,6 +3,7 @@
  * killed and fails the test, and never holds one of the test's own threads.
  */
 import { execFile, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -16,6 +17,11 @@ const run = promisify(execFile)
 export async function sha256OfMounted (path: string): Promise<string> {
   const { stdout } = await run('sha256sum', ['--', path], { timeout: DEADLINE_MS, killSignal: 'SIGKILL' })
   return stdout.slice(0, 64)
+}
+
+/** Of bytes that the file is to have, to compare with. */
+export function sha256 (bytes: Buffer): string {
+  return createHash('sha256').update(bytes).digest('hex')
 }
 
 /** Sum of `[offset, offset + size)`. */

@@ -1,5 +1,4 @@
 /** The mount's half of CLONE and COMMIT on a real mount, by each driver: the cut, what becomes of the overlays, ioctls and attributes. */
-import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -11,6 +10,7 @@ import { listWorkingCopies } from '../../src/mirror/working-copy.ts'
 import { nodeRandom } from '../../src/node/world.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
+import { sha256, sha256OfMounted } from '../harness/mounted-file.ts'
 import { prefixOfWrites } from '../harness/numbered-image.ts'
 
 const KIB = 1024
@@ -19,8 +19,6 @@ const SIZE = 2 * KIB * KIB
 const CONTROL_PRIMITIVES = fileURLToPath(new URL('../harness/control-primitives.py', import.meta.url))
 const NUMBERED_BLOCKS = fileURLToPath(new URL('../harness/numbered-blocks.py', import.meta.url))
 
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 const control = async (...args: string[]): Promise<Record<string, unknown>> =>
   JSON.parse(await run('python3', CONTROL_PRIMITIVES, ...args)) as Record<string, unknown>
 
@@ -59,15 +57,15 @@ mountSuite('commit on a mount', (driver) => {
     await fill(100, 70_000, 1)
     await fill(SIZE - 3, 3, 2)
     expect(await mount.call('commit', 'vm1')).toMatchObject({ blob: BLOB, version: 2 })
-    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(before))
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '1'))).toBe(sha256(before))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     expect((await run('stat', '-c', '%i', path)).trim()).toBe(inode)
     expect(overlays()).toHaveLength(1)
     expect(await mount.call('listWorkingCopies')).toMatchObject([{ version: 2, dirtyBytes: 0 }])
     await fill(4096, 4096, 3)
     expect(await mount.call('commit', 'vm1')).toMatchObject({ version: 3 })
-    expect(await sha256Of(world.path('by-name', IMAGE, '3'))).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '3'))).toBe(sha256(image))
     expect(await mount.call('lastFreezeMs')).toBeLessThan(1000)
   })
 
@@ -100,17 +98,17 @@ mountSuite('commit on a mount', (driver) => {
     await mount.call('set', { failCommits: true })
     await expect(mount.call('commit', 'vm1')).rejects.toMatchObject({ code: 'ERR_UNAVAILABLE' })
     expect(overlays()).toHaveLength(1)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     await fill(10_000, 20_000, 2)
     await mount.call('set', { failCommits: false })
     await mount.call('commit', 'vm1')
-    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
   })
 
   it.each(driver.ioctl ? ['ioctl', 'extended attribute'] : ['extended attribute'])('clones by %s: same bytes, another blob', async (way) => {
     await fill(0, 4096, 1)
     expect(await (way === 'ioctl' ? control('ioctl', 'clone', path, 'fork') : byAttribute('clone', path, 'fork'))).toMatchObject({ blob: 'forkaaaaaaaaaaaa', version: 0 })
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     expect(await control('get-attribute', path, 'user.p2pvm.base')).toEqual({ value: 'forkaaaaaaaaaaaa@0' })
   })
 
@@ -125,7 +123,7 @@ mountSuite('commit on a mount', (driver) => {
       await mount.call('set', { failCommits: true })
       expect(await control('ioctl', 'commit', path)).toEqual({ errno: 'EIO' })
       expect(await control('ioctl', 'commit', world.path('by-name', IMAGE, '2'))).toEqual({ errno: 'EROFS' })
-      expect(await sha256Of(path)).toBe(sha256(image))
+      expect(await sha256OfMounted(path)).toBe(sha256(image))
     })
   }
 
@@ -142,7 +140,7 @@ mountSuite('commit on a mount', (driver) => {
   it('commits an alias that nobody has written to', async () => {
     const alias = world.path(BLOB, '1')
     expect(await (driver.ioctl ? control('ioctl', 'commit', alias) : byAttribute('commit', alias))).toMatchObject({ blob: BLOB, version: 2 })
-    expect(await sha256Of(alias)).toBe(sha256(image))
+    expect(await sha256OfMounted(alias)).toBe(sha256(image))
   })
 
   // What follows lies behind the drivers: once is enough.
@@ -159,13 +157,13 @@ page = mmap.mmap(-1, 4096); page[:] = bytes([2]) * 4096
 for number in range(int(sys.argv[2])): os.pwritev(fd, [memoryview(page)[:512]], number * 2048)`
     await python(sector, path, '64')
     for (let number = 0; number < 64; number++) image.fill(2, number * 2048, number * 2048 + 512)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     const writing = python(sector, path, '256')
     await mount.call('unseal', 'vm1')
     await writing
     for (let number = 0; number < 256; number++) image.fill(2, number * 2048, number * 2048 + 512)
     expect(overlays()).toHaveLength(1)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
   })
 
   it('goes on with both overlays after a kill -9 between seal and end, and the next commit has all of it', async () => {
@@ -176,14 +174,14 @@ for number in range(int(sys.argv[2])): os.pwritev(fd, [memoryview(page)[:512]], 
     await mount.kill('SIGKILL')
     mount = await world.start()
     expect(overlays()).toHaveLength(2)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     const overlay = await openSealedOverlay(sealed.overlay, { chunkSize: CHUNK, size: SIZE })
     expect([...overlay.dirtyChunks()]).toEqual([0])
     await overlay.close()
     await mount.call('commit', 'vm1')
     expect(overlays()).toHaveLength(1)
-    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
   })
 
   it('drives one that no mount has open on its files, with the same result', async () => {
@@ -204,6 +202,6 @@ for number in range(int(sys.argv[2])): os.pwritev(fd, [memoryview(page)[:512]], 
     await sealable.seal(signal)
     await expect(world.start().then(async () => { await run('cat', path) })).rejects.toThrow('busy') // locked until the commit has ended
     await sealable.unseal(signal)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
   })
 })

@@ -2,20 +2,18 @@
  * What a program may expect of the files of a mount, by each driver: every way of reading and writing at once, names as hostile
  * as a kernel lets them be, extended attributes, and one working copy under all its names.
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
+import { sha256, sha256OfMounted } from '../harness/mounted-file.ts'
 import { Chance, testSeed } from '../harness/seed.ts'
 
 const KIB = 1024
 const CHUNK = 64 * KIB
 /** A MiB of it is zeros; neither whole pages nor whole sectors. */
 const SIZE = 2 * KIB * KIB + 1234
-
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 
 const chance = new Chance(testSeed())
 
@@ -92,10 +90,10 @@ mountSuite('a program', (driver) => {
   it('reads and writes in every way at once, and each sees what the others wrote', async () => {
     const seed = chance.fork(driver.name).seed
     const sum = (await python(EVERY_WAY, path, seed, '300')).trim()
-    expect(await sha256Of(path), `seed ${seed}`).toBe(sum)
+    expect(await sha256OfMounted(path), `seed ${seed}`).toBe(sum)
     await mount.kill('SIGKILL')
     mount = await world.start()
-    expect(await sha256Of(path), `seed ${seed}, after kill -9`).toBe(sum)
+    expect(await sha256OfMounted(path), `seed ${seed}, after kill -9`).toBe(sum)
   })
 
   it('that maps a file shared has its stores in it after msync, and another that maps it sees them at once', async () => {
@@ -210,15 +208,15 @@ for line in sys.stdin:
       expect((await python(read, alias, String(at))).trim()).toBe(`b'abcback'`)
     }
     await follower.end()
-    expect(await sha256Of(alias)).toBe(await sha256Of(other))
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
+    expect(await sha256OfMounted(alias)).toBe(await sha256OfMounted(other))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
   })
 
   it('copies out of it and within it, whoever copies', async () => {
     const copy = join(world.root, 'copy')
     for (const options of [['--reflink=never'], ['--reflink=auto', '--sparse=never']]) {
       await run('cp', ...options, world.path('by-name', IMAGE, '1'), copy)
-      expect(await sha256Of(copy)).toBe(sha256(image))
+      expect(await sha256OfMounted(copy)).toBe(sha256(image))
     }
     const within = `
 import os, sys
@@ -227,9 +225,9 @@ os.pwrite(target, bytes(${SIZE}), 0)
 left = ${SIZE}
 while left > 0: left -= os.copy_file_range(source, target, left)`
     await python(within, world.path('by-name', IMAGE, '1'), path)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     await run('cp', '--reflink=never', path, copy)
-    expect(await sha256Of(copy)).toBe(sha256(image))
+    expect(await sha256OfMounted(copy)).toBe(sha256(image))
   })
 
   it('finds no name that is not there, however it is written, and makes none', async () => {
@@ -249,7 +247,7 @@ for folder in folders:
   assert os.listdir(folder) == os.listdir(folder + b'/.') and os.path.samefile(folder + b'/..', os.path.dirname(folder)), folder
 print(json.dumps(sorted(found)))`
     expect(JSON.parse(await python(program, world.mountpoint, IMAGE, BLOB))).toEqual([['long', 'ENAMETOOLONG'], ['short', 'ENOENT'], ['short', 'EROFS']])
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
   })
 
   it('removes, renames, links and chowns nothing', async () => {

@@ -1,11 +1,11 @@
 /** fallocate(2) on a real mount: zeros that stay zeros, space that is given back, and what is refused. */
-import { createHash } from 'node:crypto'
 import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
+import { sha256, sha256OfMounted } from '../harness/mounted-file.ts'
 
 const MIB = 1024 * 1024
 const CHUNK = 64 * 1024
@@ -26,9 +26,6 @@ def fallocate (mode, offset, length):
   result = libc.fallocate64(file, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
   return errno.errorcode[ctypes.get_errno()] if result < 0 else 0
 print(json.dumps([fallocate(*call) for call in json.loads(sys.argv[2])]))`
-
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 
 mountSuite('fallocate', (driver) => {
   let world: MountWorld
@@ -55,18 +52,18 @@ mountSuite('fallocate', (driver) => {
     const copy = `import os, sys; file = os.open(sys.argv[1], os.O_RDWR); print(os.copy_file_range(file, file, ${CHUNK}, 0, ${2 * MIB}))`
     expect(Number(await python(copy, path))).toBe(CHUNK)
     image.copy(image, 2 * MIB, 0, CHUNK)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
   })
 
   if (!driver.fallocate) {
     it('is not supported in any mode, and changes nothing', async () => {
       expect(await fallocate([0, 0, SIZE + MIB], [KEEP_SIZE, 0, MIB], [PUNCH_HOLE, 0, MIB], [ZERO_RANGE, 0, MIB])).toEqual(Array(4).fill('ENOTSUP')) // Python's name of EOPNOTSUPP
-      expect(await sha256Of(path)).toBe(sha256(image))
+      expect(await sha256OfMounted(path)).toBe(sha256(image))
     })
 
     it('is done without by posix_fallocate of the C library, which writes', async () => {
       await python(`import os, sys; os.posix_fallocate(os.open(sys.argv[1], os.O_RDWR), ${SIZE - 10}, ${PAGE})`, path)
-      expect(await sha256Of(path)).toBe(sha256(Buffer.concat([image, Buffer.alloc(PAGE - 10)])))
+      expect(await sha256OfMounted(path)).toBe(sha256(Buffer.concat([image, Buffer.alloc(PAGE - 10)])))
     })
     return
   }
@@ -77,14 +74,14 @@ mountSuite('fallocate', (driver) => {
     const ranges = [[PUNCH_HOLE, 100_100, 20_000], [ZERO_RANGE, 399_000, 9000], [ZERO_RANGE | KEEP_SIZE, 2 * MIB + 5, 3], [PUNCH_HOLE, 3 * MIB - 512, MIB], [PUNCH_HOLE, SIZE - 700, 5000]] as const
     expect(await fallocate(...ranges.map(([mode, offset, length]): [number, number, number] => [mode, offset, length]))).toEqual([0, 0, 0, 0, 0])
     for (const [, offset, length] of ranges) image.fill(0, offset, Math.min(SIZE, offset + length))
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     await run('sync', path)
     await mount.kill('SIGKILL')
     mount = await world.start()
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     await mount.call('commit', 'vm1')
-    expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '2'))).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     const hole = 'import os, sys; file = os.open(sys.argv[1], os.O_RDONLY); print(os.lseek(file, int(sys.argv[2]), os.SEEK_HOLE), os.lseek(file, int(sys.argv[2]), os.SEEK_DATA))'
     expect((await python(hole, world.path('by-name', IMAGE, '2'), String(3 * MIB))).trim()).toBe(`${3 * MIB} ${4 * MIB - CHUNK}`)
   })
@@ -96,7 +93,7 @@ mountSuite('fallocate', (driver) => {
     expect((await python(zeros, path)).trim()).toBe('True')
     await mount.call('set', { unavailable: false })
     image.fill(0, 512, 3 * MIB + 512).fill(0, 3 * MIB + 512, 3 * MIB + 512 + PAGE)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
   })
 
   it('gives the space back that the pages had', async () => {
@@ -104,7 +101,7 @@ mountSuite('fallocate', (driver) => {
     expect(pagesBytes()).toBeGreaterThanOrEqual(3 * MIB)
     expect(await fallocate([PUNCH_HOLE, 100, 3 * MIB - 200])).toEqual([0])
     expect(pagesBytes()).toBeLessThan(MIB)
-    expect(await sha256Of(path)).toBe(sha256(image.fill('x', 0, 3 * MIB).fill(0, 100, 3 * MIB - 100)))
+    expect(await sha256OfMounted(path)).toBe(sha256(image.fill('x', 0, 3 * MIB).fill(0, 100, 3 * MIB - 100)))
   })
 
   it('allocates without doing so, and refuses what it cannot', async () => {
@@ -114,14 +111,14 @@ mountSuite('fallocate', (driver) => {
     expect(await fallocate([collapse, 0, PAGE], [insert, 0, PAGE], [0x02, 0, PAGE], [PUNCH_HOLE | ZERO_RANGE, 0, PAGE], [PUNCH_HOLE, 0, 0]))
       .toEqual(['ENOTSUP', 'ENOTSUP', 'ENOTSUP', 'ENOTSUP', 'EINVAL']) // Python's name of EOPNOTSUPP
     expect(await fallocate([PUNCH_HOLE, MIB, PAGE])).toEqual([0]) // the kernel has not taken any of these for a no to all
-    expect(await sha256Of(path)).toBe(sha256(image.fill(0, MIB, MIB + PAGE)))
+    expect(await sha256OfMounted(path)).toBe(sha256(image.fill(0, MIB, MIB + PAGE)))
   })
 
   describeWith(['qemu-img'], 'by QEMU', () => {
     it('takes what a machine discards and zeros', async () => {
       await run('qemu-io', '-f', 'raw', '-t', 'none', '-d', 'unmap', '-c', `discard ${MIB} ${MIB}`, '-c', `write -z ${3 * MIB} ${CHUNK}`, '-c', `write -z -u 0 ${CHUNK}`, path)
       image.fill(0, MIB, 2 * MIB).fill(0, 3 * MIB, 3 * MIB + CHUNK).fill(0, 0, CHUNK)
-      expect(await sha256Of(path)).toBe(sha256(image))
+      expect(await sha256OfMounted(path)).toBe(sha256(image))
       const counters = await mount.call('counters') as Record<string, number>
       expect(counters['FUSE_FALLOCATE']).toBeGreaterThanOrEqual(3)
       expect(counters['FUSE_WRITE'] ?? 0).toBe(0)

@@ -1,17 +1,15 @@
 /** A working copy that grows, on a real mount: by truncate(2), by a write past its end, by fallocate(2), by `qemu-img resize`. */
-import { createHash } from 'node:crypto'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
+import { sha256, sha256OfMounted } from '../harness/mounted-file.ts'
 
 const MIB = 1024 * 1024
 const CHUNK = 64 * 1024
 /** Neither whole pages nor whole sectors. */
 const SIZE = MIB + 1234
 
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 const sizeOf = async (path: string): Promise<number> => Number(await run('stat', '-L', '-c', '%s', path))
 
 mountSuite('growth', (driver) => {
@@ -33,7 +31,7 @@ mountSuite('growth', (driver) => {
     return image = larger
   }
 
-  const expectIs = async (where = path): Promise<void> => { expect([await sizeOf(where), await sha256Of(where)]).toEqual([image.length, sha256(image)]) }
+  const expectIs = async (where = path): Promise<void> => { expect([await sizeOf(where), await sha256OfMounted(where)]).toEqual([image.length, sha256(image)]) }
 
   it('by truncate, also of a file that is open, stays after kill -9, and a commit publishes it', async () => {
     const before = Buffer.from(image)

@@ -1,5 +1,5 @@
 /** A real mount over local image files, by each driver: reading, writing, surviving. The server is a process of its own. */
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
@@ -7,15 +7,13 @@ import { READ_AHEAD_BYTES } from '../../src/mirror/fuse/protocol.ts'
 import { SmallDisk } from '../harness/small-disk.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
+import { sha256, sha256OfMounted } from '../harness/mounted-file.ts'
 
 const KIB = 1024
 const MIB = KIB * KIB
 const CHUNK = 64 * KIB
 /** Twice the time in which a driver sees its end that nobody tells it of. */
 const LOOK_MS = 400
-
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
-const sha256Of = async (path: string): Promise<string> => (await run('sha256sum', path)).slice(0, 64)
 
 /** 4 MiB: random, but for a MiB of zeros; not a whole number of sectors. */
 function makeImage (): Buffer {
@@ -53,7 +51,7 @@ mountSuite('a mount', (driver) => {
     const mount = await world.start()
     const path = world.path('by-name', IMAGE, '1')
     expect((await run('stat', '-c', '%s %a', path)).trim()).toBe(`${image.length} 444`)
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     const fetched = await mount.call('fetched') as string[]
     expect(new Set(fetched).size).toBe(fetched.length)
     expect(fetched.length).toBe(Math.ceil(image.length / CHUNK) - KIB * KIB / CHUNK) // holes are not fetched
@@ -107,12 +105,12 @@ for offset, size, byte in ((0, 1, 1), (4095, 2, 2), (100000, 300000, 3), (${2 * 
 os.fsync(fd)`
     await python(writes, path)
     for (const [offset, size, byte] of [[0, 1, 1], [4095, 2, 2], [100000, 300000, 3], [2 * KIB * KIB - 5, 10, 4], [image.length - 7, 7, 5]] as const) expected.fill(byte, offset, offset + size)
-    expect(await sha256Of(path)).toBe(sha256(expected))
+    expect(await sha256OfMounted(path)).toBe(sha256(expected))
     await mount.call('unmount', false)
     expect(await mount.exited).toBe(0)
     const again = await world.start()
-    expect(await sha256Of(path)).toBe(sha256(expected))
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(expected))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
     expect(await again.call('listWorkingCopies')).toMatchObject([{ name: 'vm1', blob: BLOB, version: 1 }])
   })
 
@@ -127,7 +125,7 @@ os.fsync(fd)`
     await python(WRITE_DIRECT, path, String(2 * CHUNK - 300), '1000', '10')
     const expected = Buffer.from(image)
     expected.fill(7, 512, 1024).fill(8, 8192, 12288).fill(9, CHUNK + 100, CHUNK + 300).fill(10, 2 * CHUNK - 300, 2 * CHUNK + 700)
-    expect(await sha256Of(path)).toBe(sha256(expected))
+    expect(await sha256OfMounted(path)).toBe(sha256(expected))
   })
 
   it('has every acknowledged O_DIRECT write after the server was killed with -9', async () => {
@@ -166,13 +164,13 @@ except OSError: pass`
     const alias = world.path(BLOB, '1')
     const inodeOf = async (path: string): Promise<string> => (await run('stat', '-L', '-c', '%i', path)).trim()
     const before = await inodeOf(alias)
-    expect(await sha256Of(alias)).toBe(sha256(image))
+    expect(await sha256OfMounted(alias)).toBe(sha256(image))
     expect((await run('ls', world.path('working'))).trim()).toBe('')
     await python(WRITE_DIRECT, alias, '4096', '4096', '3')
     expect((await run('ls', world.path('working'))).trim()).toBe(`${BLOB}.1`)
     expect(await inodeOf(world.path('working', `${BLOB}.1`))).toBe(before)
     expect(await inodeOf(alias)).toBe(before)
-    expect(await sha256Of(world.path('working', `${BLOB}.1`))).toBe(sha256(Buffer.from(image).fill(3, 4096, 8192)))
+    expect(await sha256OfMounted(world.path('working', `${BLOB}.1`))).toBe(sha256(Buffer.from(image).fill(3, 4096, 8192)))
     expect(await mount.call('workingCopyAt', [BLOB, '1'])).toBe(`${BLOB}.1`)
   })
 
@@ -181,20 +179,20 @@ except OSError: pass`
     await mount.call('set', { stalled: true })
     await expect(run('dd', `if=${world.path('by-name', IMAGE, '1')}`, 'of=/dev/null', 'bs=4k', 'count=1', 'iflag=direct')).rejects.toThrow('Input/output error')
     await mount.call('set', { stalled: false })
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
   })
 
   it('reverts a working copy that is not open, and the kernel keeps no page of it', async () => {
     const { mount, path } = await withCopy()
     await python(WRITE_DIRECT, path, '0', '4096', '1')
-    expect(await sha256Of(path)).not.toBe(sha256(image))
+    expect(await sha256OfMounted(path)).not.toBe(sha256(image))
     const hold = await holdOpen(path)
     await expect(mount.call('revert', 'vm1')).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
     await expect(mount.call('removeWorkingCopy', 'vm1')).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
     await hold.end()
     await closedBy(mount)
     await mount.call('revert', 'vm1')
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     // Its last pages are synced, and then its lock goes, after the mount has forgotten it.
     await expect.poll(async () => await mount.call('removeWorkingCopy', 'vm1').then(() => 'removed', (error: { code: string }) => error.code), { timeout: 10_000 }).toBe('removed')
     expect(existsSync(join(world.folders.working, 'vm1'))).toBe(false)
@@ -203,7 +201,7 @@ except OSError: pass`
   it(driver.workers ? 'answers cached reads while the main thread is blocked for two seconds' : 'answers no read while the main thread is blocked for two seconds', async () => {
     const { mount, path } = await withCopy()
     await python(WRITE_DIRECT, path, '0', '4096', '1') // one page of the overlay, the rest of the base
-    expect((await sha256Of(path)).length).toBe(64)
+    expect((await sha256OfMounted(path)).length).toBe(64)
     const reader = `
 import os, sys, mmap, time
 fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
@@ -236,7 +234,7 @@ print(count, longest)`
     expect(await hold.line()).toMatch(/ENOTCONN|ECONNABORTED/)
     await hold.end()
     await world.start()
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
   })
 
   it('unmounts on SIGTERM, with what the kernel had not yet written back', async () => {
@@ -252,7 +250,7 @@ sys.stdin.read()`, path)
     expect(world.isMounted()).toBe(false)
     await writer.end()
     await world.start()
-    expect(await sha256Of(path)).toBe(sha256(Buffer.from(image).fill('x', 50000, 150000)))
+    expect(await sha256OfMounted(path)).toBe(sha256(Buffer.from(image).fill('x', 50000, 150000)))
   })
 
   it('refuses to unmount while a file is open, unless forced', async () => {
@@ -298,9 +296,9 @@ sys.stdin.read()`, path)
       await run('sync', path)
       await disk.empty()
       await python(WRITE_DIRECT, path, String(MIB), String(512 * KIB), '3')
-      expect(await sha256Of(path)).toBe(sha256(Buffer.from(image).fill(1, 0, 4096).fill(3, MIB, MIB + 512 * KIB)))
+      expect(await sha256OfMounted(path)).toBe(sha256(Buffer.from(image).fill(1, 0, 4096).fill(3, MIB, MIB + 512 * KIB)))
       await mount.call('commit', 'vm1')
-      expect(await sha256Of(world.path('by-name', IMAGE, '2'))).toBe(await sha256Of(path))
+      expect(await sha256OfMounted(world.path('by-name', IMAGE, '2'))).toBe(await sha256OfMounted(path))
       await mount.call('unmount', false)
     } finally {
       await disk[Symbol.asyncDispose]()
@@ -313,17 +311,17 @@ sys.stdin.read()`, path)
   it('drops a bad cache file and fetches it again', async () => {
     const mount = await world.start()
     await mount.call('set', { badBytes: 2 })
-    expect(await sha256Of(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
+    expect(await sha256OfMounted(world.path('by-name', IMAGE, '1'))).toBe(sha256(image))
     expect(await mount.call('counters')).toMatchObject({ chunks_corrupt: 2 })
   })
 
   it('goes on reading what is local without its daemon, also after a new start', async () => {
     const { mount, path } = await withCopy()
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     await mount.call('unmount', false)
     const again = await world.start()
     await again.call('set', { unavailable: true })
-    expect(await sha256Of(path)).toBe(sha256(image))
+    expect(await sha256OfMounted(path)).toBe(sha256(image))
     expect(await again.call('asked')).toBe(0)
   })
 

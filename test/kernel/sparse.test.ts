@@ -1,11 +1,12 @@
 /** Holes on a real mount: what lseek(2) says of them, and that programs which ask it read none. */
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { describeWith } from '../harness/capabilities.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { IMAGE, type MountProcess, MountWorld, python, run } from '../harness/mount-process.ts'
+import { sha256 } from '../harness/mounted-file.ts'
 
 const PAGE = 4096
 const CHUNK = 64 * 1024
@@ -32,8 +33,6 @@ while at != 'ENXIO':
   at = seek(end, os.SEEK_DATA)
 kinds = {'data': os.SEEK_DATA, 'hole': os.SEEK_HOLE}
 print(json.dumps([pieces, [seek(offset, kinds[kind]) for kind, offset in json.loads(sys.argv[2])]]))`
-
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
 
 mountSuite('holes', (driver) => {
   let world: MountWorld

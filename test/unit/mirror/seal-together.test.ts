@@ -86,4 +86,22 @@ describe('copies that are sealed together', () => {
     expect(good.steps.at(-1)).toBe('folded back')
     expect(bad.steps.at(-1)).toBe('cut') // its own affair
   })
+
+  it('are folded back each as far as it goes, and the first failure is what is told', async () => {
+    const [stuck, good] = [new SteppedCopy('stuck'), new SteppedCopy('good')]
+    stuck.unseal = async () => { throw new Error('cannot be folded back') }
+    const failing: GroupSealable = {
+      async seal (_signal, together) {
+        await Promise.all([together.flushed.arrive(), together.held.arrive()])
+        throw new Error('the disk is full')
+      },
+      async unseal () {}
+    }
+    for (const copy of [stuck, good]) {
+      copy.pass('flush')
+      copy.pass('hold')
+    }
+    await expect(sealTogether([stuck, good, failing], clock, signal)).rejects.toThrow('the disk is full')
+    expect(good.steps.at(-1)).toBe('folded back')
+  })
 })
