@@ -14,7 +14,7 @@ import { ABORTED_ATTEMPT, type Exception, EXCEPTIONS_MAX } from './attempts.ts'
 import type { BlobId, Version } from './blobs.ts'
 import type { Header, Publication } from './publication-codec.ts'
 import { BLOB_BYTES_MAX, chunkCount, type Geometry } from './tree-names.ts'
-import type { Aborted, Assigned, Completion, StoredHistory } from './version-store.ts'
+import type { Aborted, Assigned, Author, Completion, StoredHistory } from './version-store.ts'
 
 interface OpenVersion {
   readonly assigned: Assigned
@@ -42,6 +42,8 @@ export class BlobHistory {
   readonly #inherited: readonly Exception[]
   readonly #aborted = new Map<number, Aborted>()
   #latest: Header | undefined
+  /** Up to here all were complete when the history was loaded. */
+  readonly #inDoubtTo: number
   #openExtents = 0
   #change = newSignal()
 
@@ -59,6 +61,8 @@ export class BlobHistory {
       added.fenced = this.#aborted.has(version)
       if (complete !== undefined) added.complete = complete
     }
+    const incomplete = open.find(({ complete }) => complete === undefined)
+    this.#inDoubtTo = (incomplete?.version ?? this.lastAssigned + 1) - 1
   }
 
   /** The latest published version; undefined while version 0 is not replicated. */
@@ -81,6 +85,14 @@ export class BlobHistory {
   /** Nothing is under way: what is in memory is in the store. */
   get settled (): boolean {
     return this.#open.size === 0
+  }
+
+  /**
+   * Of a history that was loaded: versions were complete, and their turn had come, but not that they are published: which is made durable
+   * later than it is told. Whether anybody saw them is not known; so nothing older may be shown before they are published, again or at last.
+   */
+  get inDoubt (): boolean {
+    return this.lastPublished < this.#inDoubtTo
   }
 
   isPublished (version: number): boolean {
@@ -116,11 +128,9 @@ export class BlobHistory {
    * faster, published or not, and is not aborted. ERR_USAGE for extents beyond the size, ERR_UNAVAILABLE when too much is in flight,
    * ERR_NOT_ALLOWED when too many writers of the blob have died.
    */
-  plan (
-    change: Change, { requestId, writer, writerKey }: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'>, expectedBase?: number
-  ): PlannedVersion {
+  plan (change: Change, author: Author, expectedBase?: number): PlannedVersion {
     const sizeBefore = this.#sizeOfLast()
-    const assigned = { requestId, writer, writerKey, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
+    const assigned = { ...author, base: Math.max(this.lastPublished, 0), sizeBefore, ...this.#placed(change, sizeBefore) }
     if (expectedBase !== undefined && !this.#comesUpon(expectedBase, change, assigned)) throw this.#movedOn(expectedBase)
     const exceptions = this.#inherited.length + this.#aborted.size
     if (exceptions >= EXCEPTIONS_MAX) throw tooManyExceptions(this.blob)
@@ -224,7 +234,7 @@ export class BlobHistory {
     return true
   }
 
-  /** These are replicated, and it is durable that they are: readers may see them. */
+  /** These are replicated: readers may see them. */
   published (headers: readonly Header[]): void {
     for (const header of headers) {
       const { version } = header.version

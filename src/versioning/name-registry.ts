@@ -50,13 +50,13 @@ export class NameRegistry {
     throw nameTaken(name, writer === undefined ? `blob ${shows.blob}` : `a write of ${writer} that is not published yet`, { blob: shows.blob })
   }
 
-  /** What a name shows: its blob's latest version, once the version that brought the name is published. */
+  /** What a name shows: its blob's latest version, once the version that brought the name is published. InDoubt. */
   shown (shows: VersionId): Header | undefined {
-    const { history } = this.#histories.get(shows.blob)
+    const { history } = this.#histories.certain(shows.blob)
     return history.isPublished(shows.version) && !history.isAborted(shows.version) ? history.latestHeader : undefined
   }
 
-  /** The left side of a REF. A name wins over a prefix of an id. ERR_NOT_FOUND, ERR_CONFLICT. */
+  /** The left side of a REF. A name wins over a prefix of an id. ERR_NOT_FOUND, ERR_CONFLICT, InDoubt. */
   blobOf (ref: string): BlobId {
     const shows = this.#store.name(ref)
     if (shows !== undefined && this.shown(shows) !== undefined) return shows.blob

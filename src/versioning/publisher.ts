@@ -39,6 +39,8 @@ const PUBLISH_BATCH_MAX = 16
 const REPLICATE_DEADLINE_MS = 10_000
 /** For all nodes of an aborted version: as many as the largest write has, with a few links in each. */
 const ABORTED_TREE_DEADLINE_MS = 120_000
+/** Where nothing else is written: after a crash within it, publication is made up for, and who asks for the latest version waits for that. */
+const MARK_MS = 200
 /** Only what aborted versions lie on is read. */
 const NODE_CACHE_BYTES = 1024 * 1024
 
@@ -46,6 +48,7 @@ export class Publisher {
   readonly #components: PublisherComponents
   readonly #init: PublisherInit
   readonly #nodes: NodeStore
+  #marking: Promise<void> | undefined
 
   constructor (components: PublisherComponents, init: PublisherInit) {
     this.#components = components
@@ -81,6 +84,11 @@ export class Publisher {
     history.aborted(expired)
   }
 
+  /** After the signal has aborted: nothing is deferred any more. */
+  async stop (): Promise<void> {
+    await this.#marking
+  }
+
   async #publishReady (tracked: Tracked): Promise<void> {
     tracked.publishing ??= this.#replicate(tracked).finally(() => { tracked.publishing = undefined })
     await tracked.publishing
@@ -91,7 +99,7 @@ export class Publisher {
    * upon depends on a writer that may still fail, and its exceptions are final; and none is called published before all up to it are
    * replicated.
    */
-  async #replicate ({ history, writes }: Tracked): Promise<void> {
+  async #replicate ({ history }: Tracked): Promise<void> {
     const { clock, records } = this.#components
     try {
       for (let ready; (ready = history.ready(PUBLISH_BATCH_MAX)).length > 0;) {
@@ -99,7 +107,7 @@ export class Publisher {
         const values = sealed.map(({ header: { version: { blob, version } }, value }) => ({ name: versionName(blob, version), value }))
         await withDeadline(clock, REPLICATE_DEADLINE_MS, [this.#init.signal], async (signal) => { await records.put(values, { signal }) })
         const headers = sealed.map(({ header }) => header)
-        await writes.write(headers.flatMap(putPublished))
+        this.#mark(headers)
         history.published(headers)
       }
       if (history.abortedNext !== undefined) this.#init.onDue(history.blob)
@@ -107,6 +115,22 @@ export class Publisher {
       history.publicationFailed(error)
       this.#init.onDue(history.blob)
       throw error
+    }
+  }
+
+  /** That they are published, durably a little later: with what is written next, or by itself. Lost, it is found out again. */
+  #mark (headers: readonly Header[]): void {
+    this.#components.store.defer(headers.flatMap(putPublished))
+    this.#marking ??= this.#writeMarks().finally(() => { this.#marking = undefined })
+  }
+
+  async #writeMarks (): Promise<void> {
+    const { clock, log, store } = this.#components
+    await clock.sleep(MARK_MS, this.#init.signal).catch(() => {}) // stopping: now
+    try {
+      await store.flush()
+    } catch (error) {
+      log.warn('what was published is not marked yet', { error })
     }
   }
 

@@ -23,6 +23,16 @@ export interface Tracked {
   fencing: Promise<void>
 }
 
+/** What was asked cannot be said before the history's publication has been made up for. To be caught by whoever can see to that. */
+export class InDoubt extends Error {
+  readonly tracked: Tracked
+
+  constructor (tracked: Tracked) {
+    super(`what was published of ${tracked.history.blob} is in doubt`)
+    this.tracked = tracked
+  }
+}
+
 export interface TrackedHistoriesInit {
   /** One that came from the store has something open. */
   readonly onOpen: (blob: BlobId) => void
@@ -84,20 +94,29 @@ export class TrackedHistories {
     return tracked
   }
 
-  /** ERR_NOT_FOUND. */
+  /** As `get`, of one whose latest version is to be told. InDoubt. */
+  certain (blob: BlobId): Tracked {
+    const tracked = this.get(blob)
+    if (tracked.history.inDoubt) throw new InDoubt(tracked)
+    return tracked
+  }
+
+  /** ERR_NOT_FOUND, InDoubt. */
   latest (blob: BlobId): Header {
-    const { latestHeader } = this.get(blob).history
+    const { latestHeader } = this.certain(blob).history
     if (latestHeader === undefined) throw noSuchBlob(blob)
     return latestHeader
   }
 
-  /** ERR_NOT_FOUND when it is not published. */
+  /** ERR_NOT_FOUND when it is not published; InDoubt. */
   published ({ blob, version }: VersionId): Header {
-    const { latestHeader: latest, lastPublished } = this.get(blob).history
+    const { history } = this.get(blob)
+    const latest = history.latestHeader
     if (latest?.version.version === version) return latest
-    const header = version < lastPublished ? this.#store.published({ blob, version }) : undefined
-    if (header === undefined) throw noSuchVersion(blob, version)
-    return header
+    const header = history.isPublished(version) ? this.#store.published({ blob, version }) : undefined
+    if (header !== undefined) return header
+    this.certain(blob)
+    throw noSuchVersion(blob, version)
   }
 
   /** ERR_NOT_FOUND. */

@@ -1,7 +1,8 @@
 /** What the version manager says no with, where more than one of its operations says it. */
 import { P2pvmError } from '../protocols/errors.ts'
-import { LEASE_MS } from '../protocols/version-protocol.ts'
+import { LEASE_MS, type VersionRequest } from '../protocols/version-protocol.ts'
 import type { BlobId } from './blobs.ts'
+import { sameExtents } from './extents.ts'
 import type { Assigned } from './version-store.ts'
 
 export function noSuchVersion (blob: BlobId, version: number): P2pvmError {
@@ -12,7 +13,17 @@ export function usedOtherwise (requestId: string): P2pvmError {
   return new P2pvmError('ERR_USAGE', `request id ${requestId} was used for something else before`, { requestId })
 }
 
-export function anothersRequest ({ requestId, writer }: Assigned): P2pvmError {
+/** That what was assigned to a request id is what is asked for with it again. ERR_USAGE, ERR_CONFLICT. */
+export function checkSameRequest ({ change, writerKey }: Pick<VersionRequest<'assign'>, 'change' | 'writerKey'>, assigned: Assigned): void {
+  const { extents, sizeBefore, sizeAfter } = assigned
+  const same = change.kind === 'append'
+    ? sizeAfter - sizeBefore === change.size
+    : sizeAfter === Math.max(sizeBefore, change.size) && sameExtents(change.extents, extents)
+  if (!same) throw usedOtherwise(assigned.requestId)
+  if (Buffer.compare(writerKey, assigned.writerKey) !== 0) throw anothersRequest(assigned)
+}
+
+function anothersRequest ({ requestId, writer }: Assigned): P2pvmError {
   return new P2pvmError('ERR_CONFLICT',
     `request id ${requestId} belongs to the peer ${writer}: what it was assigned can be written with that peer's key only`, { requestId, peer: writer })
 }

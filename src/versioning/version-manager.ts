@@ -5,7 +5,8 @@
  * State it owns: all keys of `version-store.ts`, and what is under way. The ends of those histories that are in use are in `tracked-histories.ts`.
  * Every answer is durable before it is given; every request that changes something has an id, kept in the same atomic write as
  * what it changed, so that a repeated one, also after a crash, gets the same answer and changes nothing. What the members of a group are
- * assigned is one such write, and that they are complete another.
+ * assigned is one such write, and that they are complete another. Only that a version is published is written later: it follows from its
+ * being complete and being replicated, which is found out again after a crash, before anybody is told what the blob's latest version is.
  *
  * A version is published when it and all before it are complete and its publication record is on W storage peers. An assignment is a
  * lease: a writer that is not heard of for LEASE_MS is fenced, durably, and its version is written in its place
@@ -28,17 +29,16 @@ import { randomBlobId } from './blob-id.ts'
 import { BlobHistory, type Change } from './blob-history.ts'
 import type { BlobId, VersionId } from './blobs.ts'
 import { certify } from './certificates.ts'
-import { sameExtents } from './extents.ts'
 import { checkMemberCount, checkMembers, ofMember } from './group-members.ts'
 import { checkImageName } from './image-name.ts'
 import { NameRegistry } from './name-registry.ts'
 import { Publisher } from './publisher.ts'
 import { memberRequestId } from './request-id.ts'
-import { type Tracked, TrackedHistories } from './tracked-histories.ts'
+import { InDoubt, type Tracked, TrackedHistories } from './tracked-histories.ts'
 import { Upkeep } from './upkeep.ts'
-import { anothersRequest, assignedOtherwise, noSuchVersion, oneOfGroup, usedOtherwise, writerFenced } from './version-errors.ts'
+import { assignedOtherwise, checkSameRequest, noSuchVersion, oneOfGroup, usedOtherwise, writerFenced } from './version-errors.ts'
 import {
-  type Assigned, type Completion, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
+  type Assigned, type Author, type Completion, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
 } from './version-store.ts'
 import { type WritePart, WriteQueue } from './write-queue.ts'
 
@@ -57,7 +57,7 @@ const RECOVER_AT_ONCE = 16
 
 type Origin = { readonly kind: 'new', readonly chunkSize: number, readonly fanOut: number } | { readonly kind: 'clone', readonly source: VersionId }
 
-type Assigning = Pick<VersionRequest<'assign'>, 'requestId' | 'target' | 'change' | 'writerKey'> & { readonly writer: PeerId }
+type Assigning = Pick<VersionRequest<'assign'>, 'target' | 'change'> & { readonly author: Author }
 
 /** What a request will be given: nothing stands against it, and nothing is changed yet. */
 interface Plan {
@@ -122,6 +122,7 @@ export class VersionManager implements VersionService {
   /** Ends what it does unasked. */
   async stop (): Promise<void> {
     await this.#upkeep.stop()
+    await this.#publisher.stop()
   }
 
   async create (request: VersionRequest<'create'>, { peer }: RequestContext): Promise<VersionAnswer<'create'>> {
@@ -135,7 +136,8 @@ export class VersionManager implements VersionService {
   async assign (request: VersionRequest<'assign'>, { peer }: RequestContext): Promise<VersionAnswer<'assign'>> {
     return await this.#once('assign', [request.requestId], async () => {
       const known = this.#known(request.requestId, 'assign')
-      const id = known ?? await this.#assignNew({ ...request, writer: peer })
+      const { requestId, target, change, writerKey } = request
+      const id = known ?? await this.#assignNew({ target, change, author: { requestId, writer: peer, writerKey } })
       const tracked = this.#histories.get(id.blob)
       if (known !== undefined) {
         checkSameRequest(request, this.#histories.assigned(tracked, id.version))
@@ -149,12 +151,13 @@ export class VersionManager implements VersionService {
 
   async assignGroup ({ requestId, members, writerKey }: VersionRequest<'assignGroup'>, { peer }: RequestContext): Promise<VersionAnswer<'assignGroup'>> {
     checkMembers(members.map(({ target }) => target))
-    const requests = members.map((member, at) => ({ ...member, requestId: memberRequestId(requestId, at), writerKey, writer: peer }))
-    return await this.#once('assignGroup', [requestId, ...requests.map((request) => request.requestId)], async () => {
+    const requests = members.map(({ target, change }, at) =>
+      ({ target, change, author: { requestId: memberRequestId(requestId, at), writer: peer, writerKey, members: members.length } }))
+    return await this.#once('assignGroup', [requestId, ...requests.map(({ author }) => author.requestId)], async () => {
       const known = this.#knownGroup(requestId, members.length)
       const group = (known ?? await this.#assignGroup(requests)).map(({ blob, version }) => ({ tracked: this.#histories.get(blob), version }))
       if (known !== undefined) {
-        for (const [at, { tracked, version }] of group.entries()) checkSameRequest(requests[at]!, this.#histories.assigned(tracked, version))
+        for (const [at, { tracked, version }] of group.entries()) checkSameRequest({ change: requests[at]!.change, writerKey }, this.#histories.assigned(tracked, version))
         await this.#heard(...group)
       }
       await Promise.all(group.map(async ({ tracked }) => { await this.#publisher.publish(tracked, 0) }))
@@ -174,7 +177,7 @@ export class VersionManager implements VersionService {
     const tracked = this.#histories.get(blob)
     const { history, writes } = tracked
     this.#checkAssignedTo(request.requestId, tracked, version)
-    const members = this.#store.request(request.requestId)?.members
+    const { members } = this.#histories.assigned(tracked, version)
     if (members !== undefined) throw oneOfGroup(blob, version, members)
     await this.#heard({ tracked, version })
     await history.complete(version,
@@ -227,28 +230,32 @@ export class VersionManager implements VersionService {
   }
 
   async recent ({ blob }: VersionRequest<'recent'>): Promise<VersionAnswer<'recent'>> {
-    return { version: this.#histories.latest(blob).signed }
+    return { version: await this.#certain(() => this.#histories.latest(blob).signed) }
   }
 
   async resolve ({ ref, version }: VersionRequest<'resolve'>): Promise<VersionAnswer<'resolve'>> {
-    const latest = this.#histories.latest(this.#names.blobOf(ref))
-    if (version === undefined) return { version: latest.signed }
-    return { version: this.#histories.published({ blob: latest.version.blob, version }).signed }
+    return await this.#certain(() => {
+      const latest = this.#histories.latest(this.#names.blobOf(ref))
+      if (version === undefined) return { version: latest.signed }
+      return { version: this.#histories.published({ blob: latest.version.blob, version }).signed }
+    })
   }
 
   async images ({ after }: VersionRequest<'images'>): Promise<VersionAnswer<'images'>> {
-    const page = new AnswerPage<VersionAnswer<'images'>['images'][number]>()
-    for (const { name, shows } of this.#store.namesAfter(after)) {
-      const latest = this.#names.shown(shows)?.signed
-      if (latest !== undefined && !page.add({ name, latest }, latest)) break
-    }
-    return { images: page.rows }
+    return await this.#certain(() => {
+      const page = new AnswerPage<VersionAnswer<'images'>['images'][number]>()
+      for (const { name, shows } of this.#store.namesAfter(after)) {
+        const latest = this.#names.shown(shows)?.signed
+        if (latest !== undefined && !page.add({ name, latest }, latest)) break
+      }
+      return { images: page.rows }
+    })
   }
 
   async log ({ blob, from }: VersionRequest<'log'>): Promise<VersionAnswer<'log'>> {
-    const { version: { version: latest } } = this.#histories.latest(blob)
+    const latest = await this.#certain(() => this.#histories.latest(blob).version.version)
+    await this.#store.flush()
     const page = new AnswerPage<Uint8Array>()
-    // Of one that is being published there is a header before it shows.
     for (const signed of this.#store.publishedFrom(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest + 1 - from)))) {
       if (!page.add(signed, signed)) break
     }
@@ -278,6 +285,18 @@ export class VersionManager implements VersionService {
     return await answer
   }
 
+  /** What `read` says once nothing that it needs is in doubt. It may be called more than once, and changes nothing before it is certain. */
+  async #certain<T> (read: () => T): Promise<T> {
+    for (;;) {
+      try {
+        return read()
+      } catch (error) {
+        if (!(error instanceof InDoubt)) throw error
+        await this.#publisher.advance(error.tracked)
+      }
+    }
+  }
+
   #known (requestId: string, op: RequestEntry['op']): VersionId | undefined {
     const entry = this.#store.request(requestId)
     if (entry !== undefined && entry.op !== op) throw usedOtherwise(requestId)
@@ -290,19 +309,25 @@ export class VersionManager implements VersionService {
     const entries = Array.from({ length: count }, (_, at) => this.#store.request(memberRequestId(requestId, at)))
     const known = entries.filter((entry) => entry !== undefined)
     if (known.length === 0) return undefined
-    if (known.length < count || known.some(({ members }) => members !== count)) throw usedOtherwise(requestId)
+    const membersOf = ({ blob, version }: VersionId): number | undefined => this.#histories.assigned(this.#histories.get(blob), version).members
+    if (known.length < count || known.some((id) => membersOf(id) !== count)) throw usedOtherwise(requestId)
     return known
   }
 
   async #createNew ({ requestId, of, name }: VersionRequest<'create'>, writer: PeerId): Promise<VersionId> {
-    const { id, operations, enter } = this.#planNew(of, { requestId, writer, writerKey: this.#signer.publicKey }, { name })
-    await enter().writes.write([...operations, putRequest(requestId, { ...id, op: 'create' })])
+    const { id, written } = await this.#certain(() => {
+      const { id, operations, enter } = this.#planNew(of, { requestId, writer, writerKey: this.#signer.publicKey }, { name })
+      return { id, written: enter().writes.write([...operations, putRequest(requestId, { ...id, op: 'create' })]) }
+    })
+    await written
     return id
   }
 
   async #assignNew (request: Assigning): Promise<VersionId> {
-    const { id, operations, enter } = this.#plan(request)
-    const written = enter().writes.write([...operations, putRequest(request.requestId, { ...id, op: 'assign' })])
+    const { id, written } = await this.#certain(() => {
+      const { id, operations, enter } = this.#plan(request)
+      return { id, written: enter().writes.write([...operations, putRequest(request.author.requestId, { ...id, op: 'assign' })]) }
+    })
     this.#upkeep.watch(id.blob)
     await written
     return id
@@ -310,27 +335,28 @@ export class VersionManager implements VersionService {
 
   /** All that can stand against one of them is found before anything changes; then all of it does, and goes to disk in one write. */
   async #assignGroup (requests: readonly Assigning[]): Promise<VersionId[]> {
-    const plans = requests.map((request, at) => ofMember(request.target, at, () => this.#plan(request)))
-    const inFlight = (of: keyof Plan['inFlight']): number => plans.reduce((sum, plan) => sum + plan.inFlight[of], 0)
-    if (inFlight('versions') > GROUP_IN_FLIGHT_VERSIONS_MAX || inFlight('extents') > GROUP_IN_FLIGHT_EXTENTS_MAX) {
-      throw new P2pvmError('ERR_UNAVAILABLE', 'too many writes to the blobs of the group are in flight')
-    }
-    const parts = plans.map(({ id, operations, enter }, at) => ({
-      queue: enter().writes, operations: [...operations, putRequest(requests[at]!.requestId, { ...id, op: 'assign', members: requests.length })]
-    }))
-    const names = requests.flatMap(({ target }) => target.kind === 'blob' || target.name === undefined ? [] : [target.name])
-    const written = this.#names.reserve(names, async () => { await WriteQueue.writeJointly(parts) })
-    for (const { id } of plans) this.#upkeep.watch(id.blob)
+    const { ids, written } = await this.#certain(() => {
+      const plans = requests.map((request, at) => ofMember(request.target, at, () => this.#plan(request)))
+      const inFlight = (of: keyof Plan['inFlight']): number => plans.reduce((sum, plan) => sum + plan.inFlight[of], 0)
+      if (inFlight('versions') > GROUP_IN_FLIGHT_VERSIONS_MAX || inFlight('extents') > GROUP_IN_FLIGHT_EXTENTS_MAX) {
+        throw new P2pvmError('ERR_UNAVAILABLE', 'too many writes to the blobs of the group are in flight')
+      }
+      const parts = plans.map(({ id, operations, enter }, at) => ({
+        queue: enter().writes, operations: [...operations, putRequest(requests[at]!.author.requestId, { ...id, op: 'assign' })]
+      }))
+      const names = requests.flatMap(({ target }) => target.kind === 'blob' || target.name === undefined ? [] : [target.name])
+      return { ids: plans.map(({ id }) => id), written: this.#names.reserve(names, async () => { await WriteQueue.writeJointly(parts) }) }
+    })
+    for (const { blob } of ids) this.#upkeep.watch(blob)
     await written
-    return plans.map(({ id }) => id)
+    return ids
   }
 
-  #plan (request: Assigning): Plan {
-    const { target, change } = request
-    if (target.kind !== 'blob') return this.#planNew(target, request, { name: target.name, change })
+  #plan ({ target, change, author }: Assigning): Plan {
+    if (target.kind !== 'blob') return this.#planNew(target, author, { name: target.name, change })
     this.#histories.latest(target.blob) // ERR_NOT_FOUND
     const { history } = this.#histories.get(target.blob)
-    const planned = history.plan(change, request, target.expectedBase)
+    const planned = history.plan(change, author, target.expectedBase)
     const id = { blob: target.blob, version: planned.version }
     return {
       id,
@@ -345,16 +371,13 @@ export class VersionManager implements VersionService {
   }
 
   /** A new blob with version 0, and, when there is a change, version 1 assigned: in one atomic write with the name. */
-  #planNew (
-    origin: Origin, { requestId, writer, writerKey }: Pick<Assigned, 'requestId' | 'writer' | 'writerKey'>,
-    { name, change }: { name?: string | undefined, change?: Change }
-  ): Plan {
+  #planNew (origin: Origin, author: Author, { name, change }: { name?: string | undefined, change?: Change }): Plan {
     if (name !== undefined) this.#names.checkIsFree(checkImageName(name))
     const source = origin.kind === 'clone' ? this.#histories.published(origin.source).version : { ...origin, size: 0, root: null }
     const inherited = origin.kind === 'clone' ? this.#histories.get(origin.source.blob).history.exceptionsUpTo(origin.source.version) : []
     const { size, chunkSize, fanOut, root } = source
     const blob = randomBlobId(this.#random)
-    const first: Assigned = { requestId, writer, writerKey, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
+    const first: Assigned = { ...author, base: 0, extents: [], sizeBefore: size, sizeAfter: size }
     const completion: Completion = {
       timeMs: Math.floor(this.#clock.now()), message: '', bytesChanged: 0, attempt: FIRST_ATTEMPT, root, parent: origin.kind === 'clone' ? origin.source : null
     }
@@ -362,12 +385,12 @@ export class VersionManager implements VersionService {
     const history = new BlobHistory(blob, { geometry: { chunkSize, fanOut }, inherited, aborted: [], published: undefined, open: [] }, nowMs)
     history.begin(first, completion, nowMs)
     const operations: Operation[] = [
-      putBlob(blob, { chunkSize, fanOut }), ...putAssigned({ blob, version: 0 }, first), putComplete({ blob, version: 0 }, completion)
+      putBlob(blob, { chunkSize, fanOut }), ...putAssigned({ blob, version: 0 }, first, completion)
     ]
     if (inherited.length > 0) operations.push(putInherited(blob, inherited))
     const id = { blob, version: change === undefined ? 0 : 1 }
     if (change !== undefined) {
-      const planned = history.plan(change, first)
+      const planned = history.plan(change, author)
       history.assign(planned, nowMs)
       operations.push(...putAssigned(id, planned.assigned))
     }
@@ -419,14 +442,4 @@ export class VersionManager implements VersionService {
   #publishedIfSo ({ tracked: { history }, version }: TrackedVersion): Uint8Array | null {
     return history.isPublished(version) ? this.#histories.published({ blob: history.blob, version }).signed : null
   }
-}
-
-/** ERR_USAGE, ERR_CONFLICT. */
-function checkSameRequest ({ change, writerKey }: Pick<VersionRequest<'assign'>, 'change' | 'writerKey'>, assigned: Assigned): void {
-  const { extents, sizeBefore, sizeAfter } = assigned
-  const same = change.kind === 'append'
-    ? sizeAfter - sizeBefore === change.size
-    : sizeAfter === Math.max(sizeBefore, change.size) && sameExtents(change.extents, extents)
-  if (!same) throw usedOtherwise(assigned.requestId)
-  if (Buffer.compare(writerKey, assigned.writerKey) !== 0) throw anothersRequest(assigned)
 }

@@ -18,7 +18,7 @@
  */
 import assert from 'node:assert/strict'
 import { decodeCbor, encodeCbor } from '../protocols/codec.ts'
-import { array, bytes, type Decoder, nullable, oneOf, optional, record, string, tuple, uint } from '../protocols/decode.ts'
+import { array, bytes, type Decoder, nullable, oneOf, record, string, tuple, uint } from '../protocols/decode.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { KeyValueStore } from '../protocols/seams.ts'
 import { PUBLIC_KEY_BYTES } from '../protocols/signatures.ts'
@@ -42,7 +42,12 @@ export interface Assigned {
   readonly extents: readonly Extent[]
   readonly sizeBefore: number
   readonly sizeAfter: number
+  /** Of a member of a group: how many there are. */
+  readonly members?: number
 }
+
+/** Whose assignment it is. */
+export type Author = Pick<Assigned, 'requestId' | 'writer' | 'writerKey' | 'members'>
 
 /** How a version ended: what its publication record says beside what was assigned. */
 export interface Completion {
@@ -56,8 +61,6 @@ export interface Completion {
 
 export interface RequestEntry extends VersionId {
   readonly op: 'create' | 'assign'
-  /** Of a member of a group: how many there are. */
-  readonly members?: number
 }
 
 /** A version whose writer died. */
@@ -83,38 +86,58 @@ export interface StoredHistory {
 const VERSION_DIGITS = 12
 /** The character after '/': the end of what begins with a prefix. */
 const AFTER_SLASH = '0'
-/** Not empty: not every key-value store tells an empty value from none. */
-const MARK = Uint8Array.of(1)
+/** Not in a group. */
+const ALONE = 0
 
 const decodeGeometry = record({ chunkSize: uint(), fanOut: uint() })
-const decodeAssigned = tuple(string(64), string(128), bytes(PUBLIC_KEY_BYTES), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX))
+const decodeAssigned = tuple(string(64), string(128), bytes(PUBLIC_KEY_BYTES), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX), uint())
 const decodeAborted = tuple(uint(), uint())
 const decodeVersionId = record({ blob: string(16), version: uint() })
 const decodeCompletion = record({
   timeMs: uint(), message: string(MESSAGE_CHARACTERS_MAX), bytesChanged: uint(), attempt: uint(),
   root: nullable(decodeVersionId), parent: nullable(decodeVersionId)
 })
-const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign'), members: optional(uint()) })
+const decodeOpen = nullable(decodeCompletion)
+const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign') })
 
 export class VersionStore {
   readonly #store: KeyValueStore
+  /** In no write yet, by key. */
+  readonly #deferred = new Map<string, Uint8Array | null>()
 
   constructor (store: KeyValueStore) {
     this.#store = store
   }
 
-  /** All or none; resolves when it survives a power cut. */
+  /** All or none, and what was deferred with it; resolves when it survives a power cut. */
   async write (operations: readonly Operation[]): Promise<void> {
-    await this.#store.write(operations)
+    const deferred = Array.from(this.#deferred, ([key, value]) => ({ key, value }))
+    this.#deferred.clear()
+    try {
+      await this.#store.write([...deferred, ...operations])
+    } catch (error) {
+      for (const { key, value } of deferred) this.#deferred.set(key, value)
+      throw error
+    }
+  }
+
+  /** For what follows from the rest and may be lost in a crash: goes along with the next write. Until then only `published` sees it. */
+  defer (operations: readonly Operation[]): void {
+    for (const { key, value } of operations) this.#deferred.set(key, value)
+  }
+
+  /** Writes what is still deferred. */
+  async flush (): Promise<void> {
+    if (this.#deferred.size > 0) await this.write([])
   }
 
   history (blob: BlobId): StoredHistory | undefined {
     const geometry = this.#read(`vm/blob/${blob}`, decodeGeometry)
     if (geometry === undefined) return undefined
-    const open = this.#versions('open', blob, 0, Infinity).map(({ version }) => {
+    const open = this.#versions('open', blob, 0, Infinity).map(({ version, value }) => {
       const assigned = this.assigned(blob, version)
       if (assigned === undefined) throw new P2pvmError('ERR_CORRUPT', `version ${version} of ${blob} is open and was never assigned`, { blob, version })
-      return { version, assigned, complete: this.#read(versionKey('complete', blob, version), decodeCompletion) }
+      return { version, assigned, complete: stored(() => decodeOpen(decodeCbor(value), 'open')) ?? undefined }
     })
     const aborted = this.#versions('aborted', blob, 0, Infinity).map(({ version, value }) => {
       const [attempt, sizeBefore] = stored(() => decodeAborted(decodeCbor(value), 'aborted'))
@@ -128,17 +151,18 @@ export class VersionStore {
   assigned (blob: BlobId, version: number): Assigned | undefined {
     const entry = this.#read(versionKey('assigned', blob, version), decodeAssigned)
     if (entry === undefined) return undefined
-    const [requestId, writer, writerKey, base, sizeBefore, sizeAfter, numbers] = entry
+    const [requestId, writer, writerKey, base, sizeBefore, sizeAfter, numbers, members] = entry
     const extents = Array.from({ length: numbers.length / 2 }, (_, at) => ({ offset: numbers[2 * at]!, size: numbers[2 * at + 1]! }))
-    return { requestId, writer, writerKey, base, sizeBefore, sizeAfter, extents }
+    return { requestId, writer, writerKey, base, sizeBefore, sizeAfter, extents, ...members === ALONE ? {} : { members } }
   }
 
   published (id: VersionId): Header | undefined {
-    const signed = this.#store.get(versionKey('published', id.blob, id.version))
+    const key = versionKey('published', id.blob, id.version)
+    const signed = this.#deferred.get(key) ?? this.#store.get(key)
     return signed === undefined ? undefined : stored(() => decodeHeader(signed))
   }
 
-  /** Signed headers of published versions from `from` on, at most `limit`. */
+  /** Signed headers of published versions from `from` on, at most `limit`; `flush` comes first. */
   publishedFrom (blob: BlobId, from: number, limit: number): Uint8Array[] {
     return this.#versions('published', blob, from, limit).map(({ value }) => value)
   }
@@ -194,12 +218,11 @@ export function putBlob (blob: BlobId, { chunkSize, fanOut }: Geometry): Operati
 }
 
 /** Assigned and not published yet. */
-export function putAssigned ({ blob, version }: VersionId, { requestId, writer, writerKey, base, sizeBefore, sizeAfter, extents }: Assigned): Operation[] {
+export function putAssigned (id: VersionId, assigned: Assigned, complete: Completion | null = null): Operation[] {
+  const { requestId, writer, writerKey, base, sizeBefore, sizeAfter, extents, members = ALONE } = assigned
   const numbers = extents.flatMap(({ offset, size }) => [offset, size])
-  return [
-    { key: versionKey('assigned', blob, version), value: encodeCbor([requestId, writer, writerKey, base, sizeBefore, sizeAfter, numbers]) },
-    { key: versionKey('open', blob, version), value: MARK }
-  ]
+  const value = encodeCbor([requestId, writer, writerKey, base, sizeBefore, sizeAfter, numbers, members])
+  return [{ key: versionKey('assigned', id.blob, id.version), value }, putOpen(id, complete)]
 }
 
 export function putAborted (blob: BlobId, { version, attempt, sizeBefore }: Aborted): Operation {
@@ -210,20 +233,24 @@ export function putInherited (blob: BlobId, exceptions: readonly Exception[]): O
   return { key: `vm/inherited/${blob}`, value: encodeCbor(encodeExceptions(exceptions)) }
 }
 
-export function putComplete ({ blob, version }: VersionId, completion: Completion): Operation {
-  return { key: versionKey('complete', blob, version), value: encodeCbor(completion) }
+export function putComplete (id: VersionId, completion: Completion): Operation {
+  return putOpen(id, completion)
 }
 
+function putOpen ({ blob, version }: VersionId, complete: Completion | null): Operation {
+  return { key: versionKey('open', blob, version), value: encodeCbor(complete) }
+}
+
+/** Follows from the rest, once all before it are published: may be deferred. */
 export function putPublished ({ version: { blob, version }, signed }: Header): Operation[] {
   return [
     { key: versionKey('published', blob, version), value: signed },
-    { key: versionKey('open', blob, version), value: null },
-    { key: versionKey('complete', blob, version), value: null }
+    { key: versionKey('open', blob, version), value: null }
   ]
 }
 
-export function putRequest (requestId: string, { blob, version, op, members }: RequestEntry): Operation {
-  return { key: `vm/request/${requestId}`, value: encodeCbor({ blob, version, op, ...members === undefined ? {} : { members } }) }
+export function putRequest (requestId: string, { blob, version, op }: RequestEntry): Operation {
+  return { key: `vm/request/${requestId}`, value: encodeCbor({ blob, version, op }) }
 }
 
 export function putName (name: string, { blob, version }: VersionId): Operation {

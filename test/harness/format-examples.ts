@@ -19,7 +19,7 @@ import type { SparseItem } from '../../src/versioning/image-import.ts'
 import { encodeNode } from '../../src/versioning/node-codec.ts'
 import { PublicationRecords } from '../../src/versioning/publication-records.ts'
 import { SeenVersions } from '../../src/versioning/seen-versions.ts'
-import { type Operation, putAborted, putAssigned, putBlob, putComplete, putName, putRequest } from '../../src/versioning/version-store.ts'
+import { type Operation, putAborted, putAssigned, putBlob, putName, putRequest } from '../../src/versioning/version-store.ts'
 import * as example from './example-fabric.ts'
 import { FakeClock } from './fake-clock.ts'
 import { MemoryKeyValueStore, MemoryRecords } from './memory-stores.ts'
@@ -39,12 +39,12 @@ const completion = {
 const [assigned, open] = putAssigned(id, {
   requestId: example.requestId, writer: example.writer.peer, writerKey: example.writer.signer.publicKey, base: 1,
   sizeBefore: 20480, sizeAfter: 28672, extents: example.assignment.extents
-})
+}, completion)
 
 /** By the key under which the version manager keeps them. */
 export const managerEntries: ReadonlyMap<string, Uint8Array> = new Map([
   putBlob(example.blob, example.geometry), assigned!, open!, putAborted(example.blob, { version: 2, attempt: 2, sizeBefore: 20480 }),
-  putComplete(id, completion), putRequest(example.requestId, { ...id, op: 'assign' }), putName('debian-12', { blob: example.blob, version: 0 })
+  putRequest(example.requestId, { ...id, op: 'assign' }), putName('debian-12', { blob: example.blob, version: 0 })
 ].map(({ key, value }: Operation) => [key, value!]))
 
 async function seenEntry (): Promise<Uint8Array> {

@@ -29,6 +29,9 @@ function seededRandom (seed: number): Random {
   }
 }
 
+/** That versions are published is durable after this at the latest, in ms. */
+export const MARKED_MS = 1000
+
 export class MemoryFabric {
   readonly records = new MemoryRecords()
   readonly chunks = new MemoryChunks()

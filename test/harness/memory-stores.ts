@@ -29,10 +29,12 @@ export class MemoryKeyValueStore implements KeyValueStore {
   }
 
   get (key: string): Uint8Array | undefined {
+    if (this.#dead) throw crashed()
     return this.#visible.get(key)
   }
 
   * range ({ start, end, limit = Infinity, reverse = false }: Parameters<KeyValueStore['range']>[0]): Generator<{ key: string, value: Uint8Array }> {
+    if (this.#dead) throw crashed()
     const keys = [...this.#visible.keys()].filter((key) => key >= start && key < end).sort()
     if (reverse) keys.reverse()
     for (const key of keys.slice(0, limit)) yield { key, value: this.#visible.get(key)! }
@@ -75,8 +77,12 @@ export class MemoryKeyValueStore implements KeyValueStore {
 
   #die (): void {
     this.#dead = true
-    this.#crashed.reject(new P2pvmError('ERR_UNAVAILABLE', 'crashed'))
+    this.#crashed.reject(crashed())
   }
+}
+
+function crashed (): P2pvmError {
+  return new P2pvmError('ERR_UNAVAILABLE', 'crashed')
 }
 
 function apply (operations: Operations, map: Map<string, Uint8Array>): void {

@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from 'vitest'
 import { LEASE_MS } from '../../../src/protocols/version-protocol.ts'
+import { MARKED_MS } from '../../harness/memory-fabric.ts'
 import type { WriteFate } from '../../harness/memory-stores.ts'
 import { CHUNK, context, MortalWriters } from '../../harness/mortal-writers.ts'
 
@@ -59,14 +60,15 @@ describe('a crash of the version manager', () => {
       await (await run.write({ fate: 'lives', chunks: [0, 1, 2] }))()
       const late = await run.write({ fate: 'dies after some nodes', chunks: [1, 9] })
       await (await run.write({ fate: 'lives', chunks: [2] }))()
+      await run.clock.advance(MARKED_MS)
       const before = run.fabric.store.writes
       run.fabric.store.fate = (at) => at === before + crashAt ? fate : 'kept'
-      await run.clock.advance(LEASE_MS + 100)
-      // The attempt that counts, the version complete, and twice published: that one, and the one behind it.
+      await run.clock.advance(LEASE_MS + MARKED_MS)
+      // The attempt that counts, the version complete, and that it and the one behind it are published.
       expect(run.fabric.store.dead, `write ${crashAt}`).toBe(crashAt <= 3)
       await run.fabric.restart().recover()
       await run.clock.advance(LEASE_MS + 100)
-      expect(await run.check()).toEqual([1, 1, 2, 1])
+      expect(await run.check(), `write ${crashAt}`).toEqual([1, 1, 2, 1])
       await expect(late()).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
     }
   })

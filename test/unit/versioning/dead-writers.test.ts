@@ -135,7 +135,8 @@ describe('a fenced writer', () => {
     const request = run.request([0], { requestId: 'dead-one' })
     await run.fabric.manager.assign(request, context)
     await run.clock.advance(LEASE_MS + 100)
-    for (const manager of [run.fabric.manager, run.fabric.restart()]) {
+    for (const restarted of [false, true]) {
+      const manager = restarted ? run.fabric.restart() : run.fabric.manager
       const refused = { code: 'ERR_CONFLICT', message: expect.stringMatching(/nothing was heard of the writer of version 1 .*as a new request/) }
       await expect(run.complete(1, 'dead-one')).rejects.toMatchObject(refused)
       await expect(manager.renew({ op: 'renew', requestId: 'dead-one', blob: run.blob, version: 1 })).rejects.toMatchObject(refused)

@@ -5,37 +5,10 @@ import type { VersionOperation, VersionRequest } from '../../../src/protocols/ve
 import { Certificates } from '../../../src/versioning/certificates.ts'
 import { FakeClock, settle } from '../../harness/fake-clock.ts'
 import type { AssignRequest } from '../../harness/asked-manager.ts'
-import { MemoryFabric } from '../../harness/memory-fabric.ts'
+import { MARKED_MS, MemoryFabric } from '../../harness/memory-fabric.ts'
 import { namedSigner } from '../../harness/signers.ts'
 import type { WriteFate } from '../../harness/memory-stores.ts'
-
-const CHUNK = 4096
-const context = { peer: 'writer', signal: new AbortController().signal }
-
-const newBlob = (requestId: string, name?: string): VersionRequest<'create'> =>
-  ({ op: 'create', requestId, of: { kind: 'new', chunkSize: CHUNK, fanOut: 4 }, ...name === undefined ? {} : { name } })
-const writeTo = (blob: string, requestId: string, chunk = 0, expectedBase?: number): AssignRequest => ({
-  op: 'assign',
-  requestId,
-  target: { kind: 'blob', blob, ...expectedBase === undefined ? {} : { expectedBase } },
-  change: { kind: 'write', extents: [{ offset: chunk * CHUNK, size: CHUNK }], size: (chunk + 1) * CHUNK }
-})
-const completeOf = (blob: string, version: number, requestId: string): VersionRequest<'complete'> =>
-  ({ op: 'complete', requestId, blob, version, message: 'done', bytesChanged: 1 })
-
-async function withBlob (init?: ConstructorParameters<typeof MemoryFabric>[0]): Promise<{ fabric: MemoryFabric, blob: string }> {
-  const fabric = new MemoryFabric(init)
-  const { version: { blob } } = await fabric.manager.create(newBlob('create-request'), context)
-  return { fabric, blob }
-}
-
-/** Assigns and completes, with request id `write-N`. */
-async function publish (fabric: MemoryFabric, blob: string, number: number): Promise<void> {
-  const { version } = await fabric.manager.assign(writeTo(blob, `write-${number}`), context)
-  await fabric.manager.complete(completeOf(blob, version, `write-${number}`), context)
-}
-
-const recent = async (fabric: MemoryFabric, blob: string): Promise<number> => (await fabric.manager.recent({ op: 'recent', blob })).version.version
+import { CHUNK, completeOf, context, newBlob, publish, recent, withBlob, writeTo } from '../../harness/version-requests.ts'
 
 describe('assigning', () => {
   test('tells the base and everything in flight on top of it', async () => {
@@ -339,16 +312,18 @@ describe('crashes', () => {
   })
 
   test.each<ReturnType<WriteFate>>(['lost', 'kept, not answered'])('at every write, which is then %s: what was answered stays, what was not can be repeated', async (fate) => {
-    const writes = await (async () => {
-      const fabric = new MemoryFabric()
-      await runScript(fabric)
-      return fabric.store.writes
-    })()
-    expect(writes).toBeGreaterThan(12)
+    const run = async (fate: WriteFate): Promise<{ fabric: MemoryFabric } & Awaited<ReturnType<typeof runScript>>> => {
+      const clock = new FakeClock()
+      const fabric = new MemoryFabric({ clock })
+      fabric.store.fate = fate
+      const ran = await runScript(fabric)
+      await clock.advance(MARKED_MS)
+      return { fabric, ...ran }
+    }
+    const { fabric: { store: { writes } } } = await run(() => 'kept')
+    expect(writes).toBe(10)
     for (let crashAt = 1; crashAt <= writes; crashAt++) {
-      const fabric = new MemoryFabric({ clock: new FakeClock() })
-      fabric.store.fate = (at) => at === crashAt ? fate : 'kept'
-      const { known, answers } = await runScript(fabric)
+      const { fabric, known, answers } = await run((at) => at === crashAt ? fate : 'kept')
       fabric.restart()
       await fabric.manager.recover()
       for (const [at, step] of script.entries()) {
