@@ -4,7 +4,6 @@
  * Not for: deadlines and failures, which are `send`'s.
  */
 import assert from 'node:assert/strict'
-import { untilAborted } from '../protocols/abort.ts'
 import type { PeerId } from '../protocols/transport.ts'
 
 export interface PeerBatcherInit<Item, Result> {
@@ -36,15 +35,15 @@ export class PeerBatcher<Item, Result> {
     this.#init = init
   }
 
-  /** An abort ends the waiting; the batch goes on for the others. */
-  async ask (peer: PeerId, item: Item, signal: AbortSignal): Promise<Result> {
+  /** Ends when its batch does. Who gives up does not wait for it: the batch goes on for the others. */
+  ask (peer: PeerId, item: Item): Promise<Result> {
     let line = this.#lines.get(peer)
     if (line === undefined) this.#lines.set(peer, line = { waiting: [], running: 0 })
     const answer = Promise.withResolvers<Result>()
     line.waiting.push({ item, answer })
     // The first one waits for the rest of this turn's; later ones find it scheduled, or a request under way that will look again.
     if (line.waiting.length === 1) queueMicrotask(() => { this.#sendNext(peer, line) })
-    return await untilAborted(answer.promise, signal)
+    return answer.promise
   }
 
   #sendNext (peer: PeerId, line: Line<Item, Result>): void {

@@ -94,11 +94,15 @@ export class RecordStore {
 
 function withLease (value: Uint8Array, leaseEndMs: number): Uint8Array {
   const entry = new Uint8Array(LEASE_BYTES + value.length)
-  new DataView(entry.buffer).setBigUint64(0, BigInt(Math.round(leaseEndMs)))
+  const view = new DataView(entry.buffer)
+  const ms = Math.round(leaseEndMs)
+  view.setUint32(0, Math.floor(ms / 2 ** 32))
+  view.setUint32(4, ms % 2 ** 32)
   entry.set(value, LEASE_BYTES)
   return entry
 }
 
 function leaseEndOf (entry: Uint8Array): number {
-  return Number(new DataView(entry.buffer, entry.byteOffset, LEASE_BYTES).getBigUint64(0))
+  const view = new DataView(entry.buffer, entry.byteOffset, LEASE_BYTES)
+  return view.getUint32(0) * 2 ** 32 + view.getUint32(4)
 }

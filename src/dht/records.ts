@@ -13,9 +13,9 @@ export interface Records {
   /**
    * Each record durable on W of its R replicas; one batch per peer. The same value again is fine (and renews the lease).
    * ERR_CONFLICT when a name is taken by another value, ERR_NOT_ALLOWED when nobody takes this value under this name,
-   * ERR_UNAVAILABLE when W cannot be reached.
+   * ERR_UNAVAILABLE when W cannot be reached, ERR_TIMEOUT when they have not answered after `deadlineMs` (of its own it waits a minute).
    */
-  put (records: readonly NamedRecord[], options?: { signal?: AbortSignal | undefined }): Promise<void>
+  put (records: readonly NamedRecord[], options?: { signal?: AbortSignal | undefined, deadlineMs?: number }): Promise<void>
   /**
    * Values in the order of the names; one batch per peer. undefined: everyone who could have it answered that they have
    * not. ERR_UNAVAILABLE when somebody did not answer. `accept` rejects a value that cannot be right (then another replica

@@ -148,7 +148,7 @@ export class ReplicatedChunks implements Chunks {
       if (!await store.put(id, packOnce())) progress.isNew = false
       return
     }
-    if (await this.#have.ask(peer, id, signal)) {
+    if (await untilAborted(this.#have.ask(peer, id), signal)) {
       progress.isNew = false
       return
     }
@@ -232,7 +232,7 @@ export class ReplicatedChunks implements Chunks {
   async #conditionAt (peer: PeerId, id: ChunkId, signal: AbortSignal): Promise<ChunkCondition | 'unreachable'> {
     const { store } = this.#components
     try {
-      if (peer !== this.#replication.self || store === undefined) return await this.#audit.ask(peer, id, signal)
+      if (peer !== this.#replication.self || store === undefined) return await untilAborted(this.#audit.ask(peer, id), signal)
       return await chunkConditionIn(store, id)
     } catch (error) {
       if (errorCodeOf(error) === 'ERR_ABORTED') throw error

@@ -6,7 +6,7 @@
  * State it owns: latencies of peers, batches under way. Not for: caching tree nodes (`versioning/`), answering others
  * (`record-service.ts`).
  */
-import { withDeadline } from '../protocols/abort.ts'
+import { untilAborted, withDeadline } from '../protocols/abort.ts'
 import { getRecords, putRecords, RECORD_BATCH_BYTES, RECORDS_MAX } from '../protocols/record-protocol.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Counters, Log } from '../protocols/seams.ts'
@@ -39,6 +39,7 @@ const PUT_DEADLINE_MS = 60_000
 /** Requests to one peer under way at a time: a batch that fills while another is on its way need not wait for it. */
 const BATCHES_AT_ONCE = 4
 
+type PutOptions = NonNullable<Parameters<Records['put']>[1]>
 type GetOptions = NonNullable<Parameters<Records['get']>[1]>
 
 export class ReplicatedRecords implements Records {
@@ -58,20 +59,20 @@ export class ReplicatedRecords implements Records {
     this.#gets = new PeerBatcher({ ...batches, send: this.#sendGet.bind(this) })
   }
 
-  async put (records: readonly NamedRecord[], { signal }: { signal?: AbortSignal | undefined } = {}): Promise<void> {
+  async put (records: readonly NamedRecord[], { signal, deadlineMs = PUT_DEADLINE_MS }: PutOptions = {}): Promise<void> {
     records.forEach(checkRecord)
     const caller = new AbortController()
     const giveUp = (): void => { caller.abort(signal?.reason) }
     signal?.addEventListener('abort', giveUp, { once: true })
     if (signal?.aborted === true) giveUp()
-    const deadline = this.#components.clock.deadline(PUT_DEADLINE_MS, caller.signal, this.#signal)
+    const deadline = this.#components.clock.deadline(deadlineMs, caller.signal, this.#signal)
     let going: Array<Promise<unknown>> = []
     try {
       const candidates = await this.#candidates(records.map(({ name }) => name), 'put', deadline.signal)
       const placings = records.map((record, index) =>
-        place(`record ${record.name}`, candidates[index] as Candidates, async (peer) => { await this.#storeAt(peer, record, deadline.signal) }, deadline.signal))
+        place(`record ${record.name}`, candidates[index] as Candidates, async (peer) => { await this.#storeAt(peer, record) }, deadline.signal))
       going = placings.map(({ settled }) => settled)
-      await Promise.all(placings.map(async ({ acknowledged }) => { await acknowledged }))
+      await Promise.all(placings.map(({ acknowledged }) => acknowledged))
     } finally {
       signal?.removeEventListener('abort', giveUp)
       // They go on to R without the caller.
@@ -94,8 +95,8 @@ export class ReplicatedRecords implements Records {
     return await Promise.all(names.map(async (name) => await this.#replication.candidates(keyOfRecord(name), purpose, signal)))
   }
 
-  async #storeAt (peer: PeerId, record: NamedRecord, signal: AbortSignal): Promise<void> {
-    const outcome = await this.#puts.ask(peer, record, signal)
+  async #storeAt (peer: PeerId, record: NamedRecord): Promise<void> {
+    const outcome = await this.#puts.ask(peer, record)
     if (outcome === 'conflict') throw new P2pvmError('ERR_CONFLICT', `the record ${record.name} has another value already`, { name: record.name, peer })
     if (outcome === 'refused') throw new Refusal(`it is not what may be stored as ${record.name}`, { name: record.name, peer })
   }
@@ -104,7 +105,7 @@ export class ReplicatedRecords implements Records {
     const { clock, counters } = this.#components
     const { value, failures } = await seek(candidates, {
       ask: async (peer, cancel) => {
-        const found = await this.#gets.ask(peer, name, cancel)
+        const found = await untilAborted(this.#gets.ask(peer, name), cancel)
         if (found === undefined || accept === undefined || accept(name, found)) return found
         counters.add('record_corrupt_total', 1, { peer })
         this.#replication.reportLiar(peer, name)

@@ -168,7 +168,7 @@ export class Refusal extends P2pvmError {
 }
 
 export interface Placing {
-  /** Resolves when W have it. Rejects with the reason when that cannot be any more. */
+  /** Resolves when W have it. Rejects with the reason when that cannot be any more, and with the signal's when it aborts. */
   readonly acknowledged: Promise<void>
   /** Resolves when R have it, or there is nobody left to ask. */
   readonly settled: Promise<readonly PeerId[]>
@@ -181,6 +181,9 @@ export interface Placing {
 export function place (what: string, candidates: Candidates, store: (peer: PeerId) => Promise<void>, signal: AbortSignal): Placing {
   const { wanted, acknowledgements } = candidates
   const acknowledged = Promise.withResolvers<void>()
+  const giveUp = (): void => { acknowledged.reject(abortErrorOf(signal)) }
+  signal.addEventListener('abort', giveUp)
+  if (signal.aborted) giveUp()
   const stored: PeerId[] = []
   const failures: Failure[] = []
   let over = false
@@ -202,9 +205,8 @@ export function place (what: string, candidates: Candidates, store: (peer: PeerI
     }
   }
   const settled = Promise.all(Array.from({ length: wanted }, fill)).then(() => {
-    if (stored.length < acknowledgements) {
-      acknowledged.reject(signal.aborted ? abortErrorOf(signal) : notPlaced(what, stored.length, acknowledgements, failures))
-    }
+    signal.removeEventListener('abort', giveUp)
+    if (stored.length < acknowledgements) acknowledged.reject(notPlaced(what, stored.length, acknowledgements, failures))
     return stored
   })
   return { acknowledged: acknowledged.promise, settled }

@@ -100,12 +100,12 @@ export class Publisher {
    * replicated.
    */
   async #replicate ({ history }: Tracked): Promise<void> {
-    const { clock, records } = this.#components
+    const { records } = this.#components
     try {
       for (let ready; (ready = history.ready(PUBLISH_BATCH_MAX)).length > 0;) {
         const sealed = this.#seal(history, ready)
         const values = sealed.map(({ header: { version: { blob, version } }, value }) => ({ name: versionName(blob, version), value }))
-        await withDeadline(clock, REPLICATE_DEADLINE_MS, [this.#init.signal], async (signal) => { await records.put(values, { signal }) })
+        await records.put(values, { signal: this.#init.signal, deadlineMs: REPLICATE_DEADLINE_MS })
         const headers = sealed.map(({ header }) => header)
         this.#mark(headers)
         history.published(headers)
@@ -139,16 +139,16 @@ export class Publisher {
     const { signer, store } = this.#components
     const sealed: Array<ReturnType<typeof sealPublication>> = []
     const first = ready[0]!.version.version
-    const headerOf = (id: VersionId): Header => {
-      if (id.blob === ready[0]!.version.blob && id.version >= first) return sealed[id.version - first]!.header
-      return id.blob === latestHeader?.version.blob && id.version === latestHeader.version.version ? latestHeader : store.published(id)!
+    const hashOf = (id: VersionId): string => {
+      if (id.blob === ready[0]!.version.blob && id.version >= first) return sealed[id.version - first]!.header.version.hash
+      return id.blob === latestHeader?.version.blob && id.version === latestHeader.version.version ? latestHeader.version.hash : store.publishedHash(id)!
     }
     for (const publication of ready) {
       const { blob, version, parent } = publication.version
       const skip = skipOf(version)
       sealed.push(sealPublication(publication, {
-        previous: parent === null ? null : headerOf(parent).version.hash,
-        skip: skip === undefined ? null : headerOf({ blob, version: skip }).version.hash
+        previous: parent === null ? null : hashOf(parent),
+        skip: skip === undefined ? null : hashOf({ blob, version: skip })
       }, signer))
     }
     return sealed

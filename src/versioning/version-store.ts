@@ -26,7 +26,7 @@ import { MESSAGE_CHARACTERS_MAX } from '../protocols/version-protocol.ts'
 import type { Exception } from './attempts.ts'
 import type { BlobId, Extent, VersionId } from './blobs.ts'
 import { EXTENTS_MAX } from './extents.ts'
-import { decodeExceptions, decodeHeader, encodeExceptions, type Header } from './publication-codec.ts'
+import { decodeExceptions, decodeHeader, encodeExceptions, hashOfSigned, type Header } from './publication-codec.ts'
 import type { Geometry } from './tree-names.ts'
 
 export type Operation = Parameters<KeyValueStore['write']>[0][number]
@@ -93,12 +93,9 @@ const decodeGeometry = record({ chunkSize: uint(), fanOut: uint() })
 const decodeAssigned = tuple(string(64), string(128), bytes(PUBLIC_KEY_BYTES), uint(), uint(), uint(), array(uint(), 2 * EXTENTS_MAX), uint())
 const decodeAborted = tuple(uint(), uint())
 const decodeVersionId = record({ blob: string(16), version: uint() })
-const decodeCompletion = record({
-  timeMs: uint(), message: string(MESSAGE_CHARACTERS_MAX), bytesChanged: uint(), attempt: uint(),
-  root: nullable(decodeVersionId), parent: nullable(decodeVersionId)
-})
-const decodeOpen = nullable(decodeCompletion)
-const decodeRequest = record({ blob: string(16), version: uint(), op: oneOf('create', 'assign') })
+const decodeLink = nullable(tuple(string(16), uint()))
+const decodeOpen = nullable(tuple(uint(), string(MESSAGE_CHARACTERS_MAX), uint(), uint(), decodeLink, decodeLink))
+const decodeRequest = tuple(string(16), uint(), oneOf('create', 'assign'))
 
 export class VersionStore {
   readonly #store: KeyValueStore
@@ -137,7 +134,7 @@ export class VersionStore {
     const open = this.#versions('open', blob, 0, Infinity).map(({ version, value }) => {
       const assigned = this.assigned(blob, version)
       if (assigned === undefined) throw new P2pvmError('ERR_CORRUPT', `version ${version} of ${blob} is open and was never assigned`, { blob, version })
-      return { version, assigned, complete: stored(() => decodeOpen(decodeCbor(value), 'open')) ?? undefined }
+      return { version, assigned, complete: stored(() => completionOf(value)) }
     })
     const aborted = this.#versions('aborted', blob, 0, Infinity).map(({ version, value }) => {
       const [attempt, sizeBefore] = stored(() => decodeAborted(decodeCbor(value), 'aborted'))
@@ -157,9 +154,14 @@ export class VersionStore {
   }
 
   published (id: VersionId): Header | undefined {
-    const key = versionKey('published', id.blob, id.version)
-    const signed = this.#deferred.get(key) ?? this.#store.get(key)
+    const signed = this.#signed(id)
     return signed === undefined ? undefined : stored(() => decodeHeader(signed))
+  }
+
+  /** Of a published version's record, as links have it. */
+  publishedHash (id: VersionId): string | undefined {
+    const signed = this.#signed(id)
+    return signed === undefined ? undefined : hashOfSigned(signed)
   }
 
   /** Signed headers of published versions from `from` on, at most `limit`; `flush` comes first. */
@@ -168,7 +170,8 @@ export class VersionStore {
   }
 
   request (requestId: string): RequestEntry | undefined {
-    return this.#read(`vm/request/${requestId}`, decodeRequest)
+    const entry = this.#read(`vm/request/${requestId}`, decodeRequest)
+    return entry === undefined ? undefined : { blob: entry[0], version: entry[1], op: entry[2] }
   }
 
   name (name: string): VersionId | undefined {
@@ -194,6 +197,11 @@ export class VersionStore {
     const blobs = new Set<BlobId>()
     for (const { key } of this.#store.range({ start: 'vm/open/', end: `vm/open${AFTER_SLASH}` })) blobs.add(key.split('/')[2]!)
     return [...blobs]
+  }
+
+  #signed ({ blob, version }: VersionId): Uint8Array | undefined {
+    const key = versionKey('published', blob, version)
+    return this.#deferred.get(key) ?? this.#store.get(key)
   }
 
   #lastAssigned (blob: BlobId): number {
@@ -238,7 +246,24 @@ export function putComplete (id: VersionId, completion: Completion): Operation {
 }
 
 function putOpen ({ blob, version }: VersionId, complete: Completion | null): Operation {
-  return { key: versionKey('open', blob, version), value: encodeCbor(complete) }
+  if (complete === null) return { key: versionKey('open', blob, version), value: encodeCbor(null) }
+  const { timeMs, message, bytesChanged, attempt, root, parent } = complete
+  return { key: versionKey('open', blob, version), value: encodeCbor([timeMs, message, bytesChanged, attempt, linkTo(root), linkTo(parent)]) }
+}
+
+function linkTo (to: VersionId | null): [BlobId, number] | null {
+  return to === null ? null : [to.blob, to.version]
+}
+
+function completionOf (value: Uint8Array): Completion | undefined {
+  const entry = decodeOpen(decodeCbor(value), 'open')
+  if (entry === null) return undefined
+  const [timeMs, message, bytesChanged, attempt, root, parent] = entry
+  return { timeMs, message, bytesChanged, attempt, root: linkOf(root), parent: linkOf(parent) }
+}
+
+function linkOf (link: readonly [BlobId, number] | null): VersionId | null {
+  return link === null ? null : { blob: link[0], version: link[1] }
 }
 
 /** Follows from the rest, once all before it are published: may be deferred. */
@@ -250,7 +275,7 @@ export function putPublished ({ version: { blob, version }, signed }: Header): O
 }
 
 export function putRequest (requestId: string, { blob, version, op }: RequestEntry): Operation {
-  return { key: `vm/request/${requestId}`, value: encodeCbor({ blob, version, op }) }
+  return { key: `vm/request/${requestId}`, value: encodeCbor([blob, version, op]) }
 }
 
 export function putName (name: string, { blob, version }: VersionId): Operation {

@@ -31,6 +31,16 @@ describe('lmdb store', () => {
     expect(store.get('c')).toBeUndefined()
   })
 
+  it('closes when what was asked before is on disk', async () => {
+    const first = store.write([{ key: 'a', value: value('1') }])
+    await new Promise(setImmediate)
+    const later = store.write([{ key: 'a', value: value('2') }, { key: 'b', value: value('2') }])
+    await store.close()
+    await Promise.all([first, later])
+    store = await openLmdbStore(join(folder, 'deep', 'records.lmdb'))
+    expect([store.get('a'), store.get('b')]).toEqual([value('2'), value('2')])
+  })
+
   it('shows a write at once, also in ranges, before it is on disk', async () => {
     await store.write(['b', 'd', 'f'].map((key) => ({ key, value: value('old') })))
     const writing = store.write([{ key: 'a', value: value('new') }, { key: 'd', value: value('new') }, { key: 'f', value: null }, { key: 'e', value: value('new') }])

@@ -7,7 +7,6 @@ import { mapAtMost, Semaphore } from '../../../src/dht/semaphore.ts'
 import { SingleFlight } from '../../../src/dht/single-flight.ts'
 import { settle } from '../../harness/fake-clock.ts'
 
-const never = new AbortController().signal
 
 describe('semaphore', () => {
   it('lets in so many at once, the others in order', async () => {
@@ -164,10 +163,10 @@ describe('peer batcher', () => {
 
   it('joins what is asked in one turn, and what comes while a request is under way', async () => {
     const { batcher, batches, release } = make()
-    const asked = [1, 2].map(async (item) => await batcher.ask('a', item, never))
-    asked.push(batcher.ask('b', 3, never))
+    const asked = [1, 2].map(async (item) => await batcher.ask('a', item))
+    asked.push(batcher.ask('b', 3))
     await settle()
-    asked.push(batcher.ask('a', 4, never), batcher.ask('a', 5, never))
+    asked.push(batcher.ask('a', 4), batcher.ask('a', 5))
     await settle()
     expect(batches).toEqual([['a', [1, 2]], ['b', [3]]])
     release()
@@ -178,27 +177,17 @@ describe('peer batcher', () => {
   it('bounds a batch by items and bytes, and sends what is larger alone', async () => {
     const { batcher, batches, release } = make(3, 10)
     release()
-    await Promise.all([1, 1, 1, 1, 6, 50, 2].map(async (item) => await batcher.ask('a', item, never)))
+    await Promise.all([1, 1, 1, 1, 6, 50, 2].map(async (item) => await batcher.ask('a', item)))
     expect(batches.map(([, items]) => items)).toEqual([[1, 1, 1], [1, 6], [50], [2]])
   })
 
   it('fails those who wait behind a request that failed, too', async () => {
     const { batcher, release } = make(1)
-    const asked = [13, 1].map(async (item) => await batcher.ask('a', item, never))
+    const asked = [13, 1].map(async (item) => await batcher.ask('a', item))
     const outcomes = Promise.allSettled(asked)
     release()
     expect((await outcomes).map(({ status }) => status)).toEqual(['rejected', 'rejected'])
-    expect(await batcher.ask('a', 2, never)).toBe('a 2')
-  })
-
-  it('lets one give up and goes on for the others', async () => {
-    const { batcher, release } = make()
-    const caller = new AbortController()
-    const [given, kept] = [batcher.ask('a', 1, caller.signal), batcher.ask('a', 2, never)]
-    caller.abort()
-    await expect(given).rejects.toMatchObject({ code: 'ERR_ABORTED' })
-    release()
-    expect(await kept).toBe('a 2')
+    expect(await batcher.ask('a', 2)).toBe('a 2')
   })
 })
 
