@@ -9,10 +9,10 @@ import { parseArgs } from 'node:util'
 import { ControlClient } from '../src/node/control-client.ts'
 import { dataDirAt } from '../src/node/data-dir.ts'
 import { table } from '../src/node/output.ts'
-import { processIsAlive } from '../src/mirror/processes.ts'
+import { type ProcessId, processIsAlive } from '../src/mirror/processes.ts'
 import { formatBytes } from '../src/node/units.ts'
 import { startFabric } from './fabric.ts'
-import { endMounts, endProcess, type ProcessId } from './processes.ts'
+import { endMounts, endProcess } from './processes.ts'
 
 interface RunningPeer extends ProcessId {
   readonly name: string
@@ -64,8 +64,9 @@ async function up (folder: string, state: string, counts: { readonly storage: nu
 }
 
 async function status (peers: readonly RunningPeer[]): Promise<void> {
-  const rows = await Promise.all(peers.map(async ({ name, pid, startTime, control }) => {
-    if (!await processIsAlive(pid, startTime)) return [name, pid, 'gone', null, null, null, control]
+  const rows = await Promise.all(peers.map(async (peer) => {
+    const { name, pid, control } = peer
+    if (!await processIsAlive(peer)) return [name, pid, 'gone', null, null, null, control]
     const client = new ControlClient(control)
     try {
       const { membersUp, members, stored, cache } = await client.status()

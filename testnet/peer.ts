@@ -7,7 +7,8 @@ import type { Readable } from 'node:stream'
 import type { DaemonReady } from '../src/node/config.ts'
 import { dataDirAt } from '../src/node/data-dir.ts'
 import type { Role } from '../src/dht/membership.ts'
-import { endMounts, endProcess, identify, type ProcessId } from './processes.ts'
+import type { ProcessId } from '../src/mirror/processes.ts'
+import { endMounts, endProcess, identify } from './processes.ts'
 
 const PROGRAM = resolve(import.meta.dirname, '..', 'bin', 'p2pvm')
 /** 0.3 s alone; a hundred at once on two cores take a minute. */

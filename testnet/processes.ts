@@ -2,13 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { isOurMount, unmount } from '../src/node/mountpoints.ts'
 import { listMounts } from '../src/node/mounts.ts'
-import { processIsAlive, startTimeOf } from '../src/mirror/processes.ts'
-
-/** A pid alone may belong to somebody else by now. */
-export interface ProcessId {
-  readonly pid: number
-  readonly startTime: string
-}
+import { processId, type ProcessId, processIsAlive } from '../src/mirror/processes.ts'
 
 /** A daemon stops within 5 s of SIGTERM, by itself; this is for a machine that is busy. */
 const TERM_DEADLINE_MS = 15_000
@@ -18,14 +12,14 @@ const KILL_DEADLINE_MS = 10_000
 const LOOK_EVERY_MS = 20
 
 export async function identify (pid: number): Promise<ProcessId> {
-  const startTime = await startTimeOf(pid)
-  if (startTime === undefined) throw new Error(`there is no process ${pid}`)
-  return { pid, startTime }
+  const id = await processId(pid)
+  if (id === undefined) throw new Error(`there is no process ${pid}`)
+  return id
 }
 
 /** SIGTERM, and SIGKILL when that is not enough. Says which it took. */
 export async function endProcess (id: ProcessId): Promise<'was gone' | 'SIGTERM' | 'SIGKILL'> {
-  if (!await processIsAlive(id.pid, id.startTime)) return 'was gone'
+  if (!await processIsAlive(id)) return 'was gone'
   send(id, 'SIGTERM')
   send(id, 'SIGCONT') // one that a test has stopped would never see it
   if (await isGoneWithin(id, TERM_DEADLINE_MS)) return 'SIGTERM'
@@ -42,9 +36,9 @@ export async function endMounts (mountsFolder: string): Promise<void> {
   }
 }
 
-async function isGoneWithin ({ pid, startTime }: ProcessId, deadlineMs: number): Promise<boolean> {
+async function isGoneWithin (id: ProcessId, deadlineMs: number): Promise<boolean> {
   const endMs = performance.now() + deadlineMs
-  while (await processIsAlive(pid, startTime)) {
+  while (await processIsAlive(id)) {
     if (performance.now() > endMs) return false
     await delay(LOOK_EVERY_MS)
   }

@@ -18,6 +18,7 @@ import { closeSync, fdatasync, openSync, constants, ftruncateSync, readFileSync 
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { bootId } from './boot.ts'
 import { isNodeError, makeFolder, readFully, syncFolder, writeFully } from './files.ts'
 import { MAP_BLOCK_BYTES, PAGE_BYTES, PageMap, type Run, runsOf, type SharedPageMap } from './page-map.ts'
 
@@ -245,8 +246,4 @@ function liveCounts (folder: string): boolean {
     if (isNodeError(error, 'ENOENT')) return false
     throw error
   }
-}
-
-function bootId (): string {
-  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 }

@@ -1,25 +1,28 @@
 /**
- * Processes of this machine as files name them (pid and start time), and a lock in a folder that only a living process can
- * hold: a file `lock.<pid>.<start time>.<token>`. A FUSE server locks in the name of its keeper, which outlives it: the next
+ * Processes of this machine as files name them (pid, start time, boot), and a lock in a folder that only a living process can
+ * hold: a file `lock.<pid>.<start time>.<token><boot>`. A FUSE server locks in the name of its keeper, which outlives it: the next
  * server of that keeper takes the lock over, and nobody else can, until the keeper and the server have ended. Whoever wants it creates its own file and then looks for others'; one of a
  * dead process is removed, one of a living process means no. Names are never shared, so removing a stale one can hit nobody
  * else; two that try at once both see each other, and both may lose.
  */
+import assert from 'node:assert/strict'
 import { open, readdir, readFile, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { P2pvmError } from '../protocols/errors.ts'
+import { bootId } from './boot.ts'
 import { isNodeError } from './files.ts'
-
-const LOCK_FILE = /^lock\.(\d+)\.(\d+)\.([0-9a-f]+)$/
 
 export interface ProcessLock {
   release (): Promise<void>
 }
 
-/** A process by what it cannot share with a later one. */
+/** A process by what it cannot share with another one, then or later. */
 export interface ProcessId {
   readonly pid: number
+  /** Clock ticks since the boot, decimal. */
   readonly startTime: string
+  /** The 32 digits of `bootId`. Absent in what older programs wrote: any boot. */
+  readonly boot?: string | undefined
 }
 
 /** In whose name a process holds locks: theirs, as long as either lives. */
@@ -27,26 +30,37 @@ export interface LockOwner extends ProcessId {
   readonly server: ProcessId
 }
 
-/** A server's token: its pid and start time in 8 and 12 hexadecimal digits, and 16 random ones, which are all of anybody else's. */
-const SERVER_TOKEN = /^([0-9a-f]{8})([0-9a-f]{12})[0-9a-f]{16}$/
+/**
+ * Of an owner: pid, start time, the server's pid and start time in 8 and 12 hexadecimal digits, a token that makes the name one
+ * of its own, and the boot of both, which older programs left out (and read over).
+ */
+const LOCK_FILE = /^lock\.(\d+)\.(\d+)\.(?:([0-9a-f]{8})([0-9a-f]{12}))?[0-9a-f]{16}([0-9a-f]{32})?$/
 
-function serverOf (token: string): ProcessId | undefined {
-  const [, pid, startTime] = SERVER_TOKEN.exec(token) ?? []
-  return pid === undefined ? undefined : { pid: parseInt(pid, 16), startTime: String(parseInt(startTime ?? '', 16)) }
+interface LockName {
+  readonly owner: ProcessId
+  readonly server: ProcessId | undefined
 }
 
-function tokenPrefix ({ pid, startTime }: ProcessId): string {
-  return pid.toString(16).padStart(8, '0') + Number(startTime).toString(16).padStart(12, '0')
+function parseLockName (name: string): LockName | undefined {
+  const [, pid, startTime = '', serverPid, serverStart = '', boot] = LOCK_FILE.exec(name) ?? []
+  if (pid === undefined) return undefined
+  const server = serverPid === undefined ? undefined : { pid: parseInt(serverPid, 16), startTime: String(parseInt(serverStart, 16)), boot }
+  return { owner: { pid: Number(pid), startTime, boot }, server }
+}
+
+function lockName ({ pid, startTime }: ProcessId, server: ProcessId | undefined, token: string): string {
+  const by = server === undefined ? '' : server.pid.toString(16).padStart(8, '0') + Number(server.startTime).toString(16).padStart(12, '0')
+  return `lock.${pid}.${startTime}.${by}${token}${bootDigits()}`
 }
 
 /**
- * ERR_CONFLICT, with the holder's pid, while somebody else has it. `token`: some random hexadecimal digits. Unless told the
+ * ERR_CONFLICT, with the holder's pid, while somebody else has it. `token`: 16 random hexadecimal digits. Unless told the
  * owner is this process.
  */
 export async function acquireLock (folder: string, token: string, owner?: LockOwner): Promise<ProcessLock> {
   if (owner !== undefined) await releaseInherited(folder, owner)
-  const { pid, startTime } = owner ?? { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '0' }
-  const own = `lock.${pid}.${startTime}.${owner === undefined ? '' : tokenPrefix(owner.server)}${token}`
+  const own = lockName(owner ?? await ownProcessId(), owner?.server, token)
+  assert(parseLockName(own) !== undefined, `${own} would be no lock`)
   await (await open(join(folder, own), 'wx')).close()
   const release = async (): Promise<void> => {
     await unlink(join(folder, own)).catch((error: unknown) => { if (!isNodeError(error, 'ENOENT')) throw error })
@@ -64,10 +78,15 @@ export async function acquireLock (folder: string, token: string, owner?: LockOw
 /** Removes a lock that one before this one held in the same name, and died with. */
 export async function releaseInherited (folder: string, owner: LockOwner): Promise<void> {
   for (const name of await readdir(folder)) {
-    const [, pid, startTime, token] = LOCK_FILE.exec(name) ?? []
-    if (Number(pid) !== owner.pid || startTime !== owner.startTime || token?.startsWith(tokenPrefix(owner.server)) === true) continue
+    const lock = parseLockName(name)
+    if (lock === undefined || !isSame(lock.owner, owner) || (lock.server !== undefined && isSame(lock.server, owner.server))) continue
     await unlink(join(folder, name)).catch((error: unknown) => { if (!isNodeError(error, 'ENOENT')) throw error })
   }
+}
+
+/** But for the boot: only the owner itself asks. */
+function isSame (one: ProcessId, other: ProcessId): boolean {
+  return one.pid === other.pid && one.startTime === other.startTime
 }
 
 /** The pid of a living holder. */
@@ -77,13 +96,22 @@ export async function lockHolder (folder: string): Promise<number | undefined> {
 
 async function otherHolder (folder: string, own: string): Promise<number | undefined> {
   for (const name of await readdir(folder)) {
-    const [, pid, startTime = '', token = ''] = LOCK_FILE.exec(name) ?? []
-    if (pid === undefined || name === own) continue
-    const server = serverOf(token)
-    if (await processIsAlive(Number(pid), startTime) || (server !== undefined && await processIsAlive(server.pid, server.startTime))) return Number(pid)
+    const lock = parseLockName(name)
+    if (lock === undefined || name === own) continue
+    if (await processIsAlive(lock.owner) || (lock.server !== undefined && await processIsAlive(lock.server))) return lock.owner.pid
     await unlink(join(folder, name)).catch(() => {}) // another one was faster
   }
   return undefined
+}
+
+/** undefined: no such process. */
+export async function processId (pid: number): Promise<ProcessId | undefined> {
+  const startTime = await startTimeOf(pid)
+  return startTime === undefined ? undefined : { pid, startTime, boot: bootDigits() }
+}
+
+export async function ownProcessId (): Promise<ProcessId> {
+  return await processId(process.pid) ?? { pid: process.pid, startTime: '0', boot: bootDigits() }
 }
 
 /** When the process started, in clock ticks since the boot: tells it from a later one of the same pid. undefined: no such process. */
@@ -99,9 +127,13 @@ export async function startTimeOf (pid: number): Promise<string | undefined> {
   }
 }
 
-/** Whether a process that wrote down its pid is still that process: pids are used again, pid and start time together are not. */
-export async function processIsAlive (pid: number, startTime: string): Promise<boolean> {
-  return await startTimeOf(pid) === startTime
+/** Whether a process that wrote down what it is still is: pids are used again, pid and start time together only after another boot. */
+export async function processIsAlive ({ pid, startTime, boot }: ProcessId): Promise<boolean> {
+  return (boot === undefined || boot === bootDigits()) && await startTimeOf(pid) === startTime
+}
+
+function bootDigits (): string {
+  return bootId().replaceAll('-', '')
 }
 
 /** Field 22 of /proc/PID/stat; the state is field 3. */

@@ -17,7 +17,7 @@ import type { Random } from '../protocols/seams.ts'
 import { isNodeError, replaceFile, syncFolder } from './files.ts'
 import { Mutex } from './mutex.ts'
 import { dirtyBytesOf, Overlay, readPageMap } from './overlay.ts'
-import { acquireLock, lockHolder, type LockOwner, type ProcessLock, releaseInherited, startTimeOf } from './processes.ts'
+import { acquireLock, lockHolder, type LockOwner, ownProcessId, processIsAlive, type ProcessLock, releaseInherited } from './processes.ts'
 import type { VersionRef } from './source.ts'
 
 export interface WorkingCopyState {
@@ -50,7 +50,7 @@ const NAME = /^[a-z0-9][a-z0-9._-]{0,127}$/
 const STATE = 'state.json'
 const OVERLAY = 'overlay-'
 /** Folders that are being made or removed. No name of a working copy begins with a dot. */
-const ASIDE = /^\.(?:new|gone)\.(\d+)\.(\d+)\./
+const ASIDE = /^\.(?:new|gone)\.(\d+)\.(\d+)\.[0-9a-f]+(?:\.([0-9a-f]{32}))?$/
 
 /** The name, or ERR_USAGE. */
 export function checkWorkingCopyName (name: string): string {
@@ -173,8 +173,8 @@ export async function removeWorkingCopy (working: string, name: string, random: 
 /** What a crash left of making and removing working copies. */
 export async function sweepWorkingFolder (working: string): Promise<void> {
   for (const name of await readdir(working).catch(() => [])) {
-    const [, pid, startTime] = ASIDE.exec(name) ?? []
-    if (pid === undefined || await startTimeOf(Number(pid)) === startTime) continue
+    const [, pid, startTime = '', boot] = ASIDE.exec(name) ?? []
+    if (pid === undefined || await processIsAlive({ pid: Number(pid), startTime, boot })) continue
     await rm(join(working, name), { recursive: true, force: true })
   }
 }
@@ -319,7 +319,8 @@ async function writeState (folder: string, state: WorkingCopyState): Promise<voi
 
 /** Names the process, so that a sweep knows whether it is still at work. */
 async function asidePath (working: string, kind: 'new' | 'gone', random: Random): Promise<string> {
-  return join(working, `.${kind}.${process.pid}.${await startTimeOf(process.pid) ?? 0}.${hex(random)}`)
+  const { pid, startTime, boot } = await ownProcessId()
+  return join(working, `.${kind}.${pid}.${startTime}.${hex(random)}.${boot}`)
 }
 
 function hex (random: Random): string {

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import { replaceFile } from '../mirror/files.ts'
 import { abortSync, type FuseDevice, mountDevice } from '../mirror/fuse/device.ts'
 import { Keeper, type ServerProcess } from '../mirror/fuse/keeper.ts'
-import { type ProcessId, startTimeOf } from '../mirror/processes.ts'
+import { ownProcessId, type ProcessId } from '../mirror/processes.ts'
 import type { MirrorFolders } from '../mirror/source.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { MountConfig } from './config.ts'
@@ -55,7 +55,7 @@ export async function runMountWithKeeper (config: MountConfig): Promise<void> {
   const device = await mountDevice(config.mountpoint, nodeClock, log)
   const path = join(folders.mounts, randomBytes(4).toString('hex'))
   const files = mountFiles(path)
-  const keeper: ProcessId = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '0' }
+  const keeper = await ownProcessId()
   const kept = new Keeper({
     startServer: (successor) => startServer(device, {
       mountpoint: device.mountpoint, connection: device.connection, control: config.control, logLevel: config.logLevel, missDeadlineMs: config.missDeadlineMs, trace: config.trace, folders, path, keeper, successor

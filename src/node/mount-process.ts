@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { replaceFile } from '../mirror/files.ts'
 import { guardProcess } from '../mirror/fuse/exits.ts'
 import { startMount } from '../mirror/fuse/mount.ts'
-import { startTimeOf } from '../mirror/processes.ts'
+import { ownProcessId } from '../mirror/processes.ts'
 import type { MountConfig } from './config.ts'
 import { ControlClient } from './control-client.ts'
 import { serveOnSocket } from './http-server.ts'
@@ -40,7 +40,7 @@ export async function runMountWithoutKeeper (config: MountConfig): Promise<void>
     const files = mountFiles(join(folders.mounts, randomBytes(4).toString('hex')))
     const server = await serveOnSocket(files.socket, mountRoutes(mount), log)
     const { mountpoint, driver } = mount
-    const entry: Omit<MountEntry, 'id'> = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '', mountpoint, driver, socket: files.socket, keeper: null }
+    const entry: Omit<MountEntry, 'id'> = { ...await ownProcessId(), mountpoint, driver, socket: files.socket, keeper: null }
     await replaceFile(files.entry, JSON.stringify(entry))
     config.onReady({ mountpoint, pid: process.pid, driver })
     await mount.closed

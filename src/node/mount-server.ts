@@ -9,7 +9,7 @@ import { rm } from 'node:fs/promises'
 import { guardKept } from '../mirror/fuse/exits.ts'
 import { type Mount, serveDevice } from '../mirror/fuse/mount.ts'
 import { checkJournal } from '../mirror/mount-journal.ts'
-import { startTimeOf } from '../mirror/processes.ts'
+import { ownProcessId } from '../mirror/processes.ts'
 import { ControlClient } from './control-client.ts'
 import { errorDocument } from './error-document.ts'
 import { serveOnSocket } from './http-server.ts'
@@ -46,10 +46,9 @@ async function serve (): Promise<void> {
   const { control, folders, mountpoint, connection, keeper, successor, path, missDeadlineMs, trace } = init
   const files = mountFiles(path)
   const client = new ControlClient(control)
-  const server = { pid: process.pid, startTime: await startTimeOf(process.pid) ?? '0' }
   mount = await serveDevice({ fd: DEVICE_FD, mountpoint, connection },
     { source: mirrorSource(client), folders, clock: nodeClock, random: nodeRandom, log, missDeadlineMs, trace: tracer(trace) },
-    { journal: files.journal, successor, owner: { ...keeper, server } })
+    { journal: files.journal, successor, owner: { ...keeper, server: await ownProcessId() } })
   const socket = await serveOnSocket(files.socket, mountRoutes(mount), log)
   tell({ kind: 'ready', resend: mount.resend })
   if (!process.connected) leave('the end of the keeper')

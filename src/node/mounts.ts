@@ -10,13 +10,12 @@ import type { VersionRef } from '../mirror/source.ts'
 import type { Sealable, Sealed } from '../mirror/sealable.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import { requestJson } from './http-json.ts'
-import { processIsAlive } from '../mirror/processes.ts'
+import { type ProcessId, processIsAlive } from '../mirror/processes.ts'
 import { nodeClock } from './world.ts'
 
-export interface MountEntry {
+/** The process is the keeper's. */
+export interface MountEntry extends ProcessId {
   readonly id: string
-  readonly pid: number // of the keeper
-  readonly startTime: string // of that process, from /proc: tells it from a later one with the same pid
   readonly mountpoint: string
   readonly driver: DriverName
   /** Of the FUSE server. */
@@ -43,7 +42,7 @@ export async function listMounts (folder: string): Promise<MountEntry[]> {
     if (!file.endsWith('.json')) continue
     const path = join(folder, file)
     const entry = await readEntry(path)
-    if (entry !== undefined && await processIsAlive(entry.pid, entry.startTime)) entries.push(entry)
+    if (entry !== undefined && await processIsAlive(entry)) entries.push(entry)
     else await Promise.all(Object.values(mountFiles(path.replace(/\.json$/, ''))).map(async (stale) => { await unlink(stale).catch(() => {}) }))
   }
   return entries.sort((a, b) => a.mountpoint.localeCompare(b.mountpoint))
@@ -105,7 +104,7 @@ async function outliving<T> (mount: MountEntry, again: (error: unknown, socket: 
       return await ask()
     } catch (error) {
       lostAt ??= nodeClock.monotonic()
-      if (!again(error, mount.socket) || nodeClock.monotonic() - lostAt > RESTART_DEADLINE_MS || !await processIsAlive(mount.pid, mount.startTime)) throw error
+      if (!again(error, mount.socket) || nodeClock.monotonic() - lostAt > RESTART_DEADLINE_MS || !await processIsAlive(mount)) throw error
       await nodeClock.sleep(RESTART_PAUSE_MS, signal)
     }
   }

@@ -58,7 +58,7 @@ function readNow (path: string): Buffer {
 
 /** Of /proc, which tells boots and processes from one another. */
 function ofProc (path: unknown): string | undefined {
-  if (path === '/proc/sys/kernel/random/boot_id') return `${files().boot}\n`
+  if (path === '/proc/sys/kernel/random/boot_id') return `00000000-0000-4000-8000-${files().boot.replace(/\D/g, '').padStart(12, '0')}\n`
   if (path !== `/proc/${process.pid}/stat`) return undefined
   return `${process.pid} (node) S ${Array.from({ length: 18 }, () => '0').join(' ')} ${files().process} 0`
 }

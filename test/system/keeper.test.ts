@@ -131,7 +131,7 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
     try {
       process.kill(entry.pid, 'SIGKILL')
       await eventually('the mount and its server are gone', DEADLINE_MS, async () =>
-        (!await isOurMount(mountpoint) && !await processIsAlive(server.pid, server.startTime)) || undefined)
+        (!await isOurMount(mountpoint) && !await processIsAlive(server)) || undefined)
       expect(await reader.ended(DEADLINE_MS)).toMatchObject({ code: 1, stderr: expect.stringMatching(/ENOTCONN|ECONNABORTED|ENODEV/) as string })
     } finally {
       await reader.kill()
@@ -144,7 +144,7 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
       process.kill(again.pid, 'SIGKILL')
       killNow(secondServer)
       expect(await secondReader.ended(DEADLINE_MS)).toMatchObject({ code: 1 })
-      await eventually('both are gone', DEADLINE_MS, async () => !await processIsAlive(secondServer.pid, secondServer.startTime) || undefined)
+      await eventually('both are gone', DEADLINE_MS, async () => !await processIsAlive(secondServer) || undefined)
     } finally {
       await secondReader.kill()
     }
@@ -165,7 +165,7 @@ describeWith(['root', 'fuse', 'python3', 'attr'], `the keeper of a mount (P2PVM_
       try {
         await eventually('the keeper has given up', DEADLINE_MS, async () => {
           await requestJson(entry.socket, 'POST', '/v1/test/throw', { body: {}, deadlineMs: DEADLINE_MS }).catch(() => {}) // nobody is there just now
-          return !await processIsAlive(entry.pid, entry.startTime) || undefined
+          return !await processIsAlive(entry) || undefined
         })
         expect(await reader.ended(DEADLINE_MS)).toMatchObject({ code: 1 })
       } finally {

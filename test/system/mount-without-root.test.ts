@@ -80,7 +80,7 @@ describeWith(['root', 'fuse', 'fuse-native', 'fusermount', 'nobody'], 'a mount w
     expect(await p2pvm('umount', mountpoint)).toMatchObject({ code: 11 })
     await holder.finish(DEADLINE_MS)
     expect(await succeed('umount', mountpoint)).toEqual({ mountpoint, pid })
-    expect(await processIsAlive(pid, startTime)).toBe(false)
+    expect(await processIsAlive({ pid, startTime })).toBe(false)
     expect(await user.mounts()).not.toContain(mountpoint)
   })
 

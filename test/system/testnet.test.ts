@@ -32,7 +32,7 @@ test('up, status, down', async () => {
   } finally {
     expect(await testnet('down')).toMatchObject({ code: 0 })
   }
-  for (const { pid, startTime } of peers) expect(await processIsAlive(pid, startTime)).toBe(false)
+  for (const { pid, startTime } of peers) expect(await processIsAlive({ pid, startTime })).toBe(false)
 })
 
 describeWith(['root', 'fuse'], 'quickstart', () => {

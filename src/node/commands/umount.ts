@@ -42,12 +42,13 @@ export async function registryOf (options: Options, signal: AbortSignal): Promis
   }
 }
 
-async function end ({ pid, startTime, mountpoint }: MountEntry, { force, signal }: { readonly force: boolean, readonly signal: AbortSignal }): Promise<void> {
+async function end (mount: MountEntry, { force, signal }: { readonly force: boolean, readonly signal: AbortSignal }): Promise<void> {
+  const { pid, mountpoint } = mount
   // The kernel says whether anybody has a file open; server and keeper end with the mount.
   if (force) terminate(pid, mountpoint)
   else await unmount(mountpoint, { lazy: false })
   const deadlineMs = performance.now() + GONE_DEADLINE_MS
-  while (await processIsAlive(pid, startTime)) {
+  while (await processIsAlive(mount)) {
     if (performance.now() > deadlineMs) throw new P2pvmError('ERR_TIMEOUT', `the process of the mount at ${mountpoint} (pid ${pid}) has not ended within ${GONE_DEADLINE_MS / 1000} s`, { pid })
     await delay(LOOK_EVERY_MS, undefined, { signal })
   }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
-import { acquireLock, lockHolder, type ProcessId, startTimeOf } from '../../../src/mirror/processes.ts'
+import { acquireLock, lockHolder, ownProcessId, processId, type ProcessId, processIsAlive, startTimeOf } from '../../../src/mirror/processes.ts'
 import type { VersionRef } from '../../../src/mirror/source.ts'
 import { unmountedSealable } from '../../../src/mirror/unmounted-copy.ts'
 import {
@@ -13,6 +13,8 @@ import { nodeRandom as random } from '../../../src/node/world.ts'
 
 const SIZE = 8 * PAGE_BYTES
 const BASE: VersionRef = { blob: 'abcdefghijklmnop', version: 3, size: SIZE, chunkSize: PAGE_BYTES }
+/** The boot before this one. */
+const BEFORE = '0'.repeat(32)
 const signal = new AbortController().signal
 
 let working: string
@@ -160,34 +162,57 @@ describe('working copies', () => {
     mkdirSync(join(working, 'a', 'overlay-left'))
     mkdirSync(join(working, '.new.999999999.1.00'))
     mkdirSync(join(working, `.gone.${process.pid}.${await startTimeOf(process.pid) ?? ''}.00`)) // that one is at work
+    mkdirSync(join(working, `.gone.${process.pid}.${await startTimeOf(process.pid) ?? ''}.00.${BEFORE}`)) // and its namesake is not
     await sweepWorkingFolder(working)
-    expect(readdirSync(working).sort()).toEqual([expect.stringMatching(/^\.gone/), 'a'])
+    expect(readdirSync(working).sort()).toEqual([expect.stringMatching(/^\.gone\.\d+\.\d+\.00$/), 'a'])
     await (await LockedCopy.open(working, 'a', random)).close()
     expect(readdirSync(join(working, 'a')).sort()).toEqual([state.top, 'state.json'])
   })
 })
 
 describe('a process lock', () => {
+  const TOKEN = 'ab'.repeat(8)
+  const leave = (...names: string[]): void => { for (const name of names) writeFileSync(join(working, name), '') }
+
   it('is taken over from a process that is dead, or is another one by now', async () => {
-    writeFileSync(join(working, 'lock.999999999.5.aa'), '')
-    writeFileSync(join(working, `lock.${process.ppid}.5.bb`), '') // alive, and started at another time
-    const lock = await acquireLock(working, 'cc')
-    expect(readdirSync(working)).toHaveLength(1)
+    leave(`lock.999999999.5.${TOKEN}`, `lock.${process.ppid}.5.${TOKEN}`) // the second is alive, and started at another time
+    const lock = await acquireLock(working, TOKEN)
+    const { startTime, boot } = await ownProcessId()
+    expect(readdirSync(working)).toEqual([`lock.${process.pid}.${startTime}.${TOKEN}${boot}`])
     expect(await lockHolder(working)).toBe(process.pid)
     await lock.release()
     expect(readdirSync(working)).toEqual([])
   })
 
-  it('is not taken from a living one', async () => {
-    writeFileSync(join(working, `lock.${process.ppid}.${await startTimeOf(process.ppid) ?? ''}.aa`), '')
-    await expect(acquireLock(working, 'bb')).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
-    expect(readdirSync(working)).toHaveLength(1)
+  it('is not taken from a living one, nor from one of an older program, which did not name its boot', async () => {
+    const { startTime = '', boot = '' } = await processId(process.ppid) ?? {}
+    for (const token of [TOKEN, `${TOKEN}${boot}`]) {
+      leave(`lock.${process.ppid}.${startTime}.${token}`)
+      await expect(acquireLock(working, TOKEN)).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { pid: process.ppid } })
+      rmSync(join(working, `lock.${process.ppid}.${startTime}.${token}`))
+    }
+    const server = process.ppid.toString(16).padStart(8, '0') + Number(startTime).toString(16).padStart(12, '0')
+    for (const token of [TOKEN, `${TOKEN}${boot}`]) {
+      leave(`lock.4000007.5.${server}${token}`) // the keeper is gone, its server is not
+      expect(await lockHolder(working)).toBe(4_000_007)
+      rmSync(join(working, `lock.4000007.5.${server}${token}`))
+    }
+  })
+
+  it('of an earlier boot is nobody\'s, whoever has its pid and start time now', async () => {
+    const { startTime = '' } = await processId(process.ppid) ?? {}
+    const server = process.ppid.toString(16).padStart(8, '0') + Number(startTime).toString(16).padStart(12, '0')
+    leave(`lock.${process.ppid}.${startTime}.${TOKEN}${BEFORE}`, `lock.4000007.5.${server}${TOKEN}${BEFORE}`)
+    expect(await lockHolder(working)).toBeUndefined()
+    expect(readdirSync(working)).toEqual([])
+    expect(await processIsAlive({ pid: process.ppid, startTime })).toBe(true)
+    expect(await processIsAlive({ pid: process.ppid, startTime, boot: BEFORE })).toBe(false)
   })
 
   it('never has two holders, however many try', async () => {
-    const attempts = await Promise.allSettled(Array.from({ length: 20 }, async (_, number) => await acquireLock(working, number.toString(16))))
+    const attempts = await Promise.allSettled(Array.from({ length: 20 }, async (_, number) => await acquireLock(working, number.toString(16).padStart(16, '0'))))
     expect(attempts.filter(({ status }) => status === 'fulfilled').length).toBeLessThanOrEqual(1)
     await Promise.all(attempts.map(async (attempt) => { if (attempt.status === 'fulfilled') await attempt.value.release() }))
-    await (await acquireLock(working, 'ff')).release()
+    await (await acquireLock(working, TOKEN)).release()
   })
 })
