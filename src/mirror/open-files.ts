@@ -28,6 +28,11 @@ export const FALLOC_FL_ZERO_RANGE = 0x10
 const MODES_OF_ZERO: readonly number[] = [FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE]
 const MODES_OF_ALLOCATION: readonly number[] = [0, FALLOC_FL_KEEP_SIZE]
 
+/** A machine discards what it has deleted in many pieces, one after the other: those of a region are given back together. */
+const GIVE_BACK_AFTER_MS = 5_000
+/** Writes wait while a region is looked through, for some tens of milliseconds: between two they have the file to themselves. */
+const GIVE_BACK_PAUSE_MS = 200
+
 interface OpenFile {
   readonly ino: bigint
   readonly file: MountedFile
@@ -42,6 +47,8 @@ export class OpenFiles {
   readonly #byFh = new Map<number, OpenFile>()
   readonly #turn = new Mutex()
   readonly #flushing = new Mutex()
+  /** Those that wait to. */
+  readonly #givingBack = new Set<MountedCopy>()
   #lastFh = 0
 
   constructor (components: OpenFilesComponents) {
@@ -171,13 +178,34 @@ export class OpenFiles {
    */
   async fallocate (fh: number, offset: number, length: number, mode: number): Promise<void> {
     const file = this.byFh(fh)
-    if (this.#byFh.get(fh)?.copy === undefined) throw new ErrnoError(ERRNO.EROFS)
+    const copy = this.#byFh.get(fh)?.copy
+    if (copy === undefined) throw new ErrnoError(ERRNO.EROFS)
     const zeroes = MODES_OF_ZERO.includes(mode)
     if (!zeroes && !MODES_OF_ALLOCATION.includes(mode)) throw new ErrnoError(ERRNO.EOPNOTSUPP)
     if (length === 0) throw new ErrnoError(ERRNO.EINVAL)
     const end = offset + length
-    if (zeroes) await file.zero(offset, Math.min(end, file.size))
+    if (zeroes) {
+      await file.zero(offset, Math.min(end, file.size))
+      void this.#giveBack(copy)
+    }
     if ((mode & FALLOC_FL_KEEP_SIZE) === 0 && end > file.size) await file.grow(end)
+  }
+
+  /** Gives back the space of what was discarded, for as long as the working copy is open. One at a time for each. */
+  async #giveBack (copy: MountedCopy): Promise<void> {
+    const { clock, signal, log } = this.#components
+    if (this.#givingBack.has(copy)) return
+    this.#givingBack.add(copy)
+    try {
+      await clock.sleep(GIVE_BACK_AFTER_MS, signal)
+      while (this.#byIno.get(copy.inode.ino)?.copy === copy && await this.withCopy(copy.inode, async (open) => await open.giveBack())) {
+        await clock.sleep(GIVE_BACK_PAUSE_MS, signal)
+      }
+    } catch (error) {
+      if (!signal.aborted) log.warn('cannot give back the space of what was discarded', { name: copy.inode.name, error: String(error) })
+    } finally {
+      this.#givingBack.delete(copy)
+    }
   }
 
   async fsync (fh: number, pid: number): Promise<void> {

@@ -13,22 +13,16 @@
  *
  * Not for: who may read or write when (`mounted-file.ts`), or which overlay lies on which (`working-copy.ts`).
  */
-import { spawnSync } from 'node:child_process'
 import { closeSync, fdatasync, openSync, constants, ftruncateSync, readFileSync } from 'node:fs'
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { bootId } from './boot.ts'
 import { isNodeError, makeFolder, readFully, syncFolder, writeFully } from './files.ts'
+import { Holes } from './holes.ts'
 import { MAP_BLOCK_BYTES, PAGE_BYTES, PageMap, type Run, runsOf, type SharedPageMap } from './page-map.ts'
 
 const fdatasyncAsync = promisify(fdatasync)
-
-/** From here on starting a process costs less than writing the zeros. */
-const PUNCH_BYTES_MIN = 1024 * 1024
-/** A disk takes milliseconds for it; the main thread waits. */
-const PUNCH_DEADLINE_MS = 5_000
-const ZEROS = Buffer.alloc(1024 * 1024)
 
 /** What a worker needs of an overlay: descriptors are process-wide. */
 export interface OverlayView {
@@ -44,7 +38,7 @@ export class Overlay {
   readonly #pagesFd: number
   readonly #liveFd: number
   readonly #syncedFd: number
-  #punches = true
+  readonly #holes: Holes
   #queued: Promise<void> | undefined
   #last: Promise<void> = Promise.resolve()
 
@@ -55,6 +49,7 @@ export class Overlay {
     this.#pagesFd = fds.pages
     this.#liveFd = fds.live
     this.#syncedFd = fds.synced
+    this.#holes = new Holes(join(folder, 'pages'), fds.pages)
   }
 
   /** Opens the overlay, or makes an empty one; its names are durable when this returns. One process at a time. */
@@ -108,25 +103,22 @@ export class Overlay {
 
   /**
    * Zeros over `[from, to)`: whole sectors, the last of which may end with the file. In the order of a write: the bytes, then
-   * the map. Where many whole pages are zeroed, their space on the disk is given back. Does not wait.
+   * the map. Their space on the disk is given back: of many pages now, of few in `dig`. Does not wait.
    */
   zero (from: number, to: number): void {
     const validTo = to === this.size ? Math.ceil(to / PAGE_BYTES) * PAGE_BYTES : to
-    const first = Math.ceil(from / PAGE_BYTES) * PAGE_BYTES
-    const end = Math.floor(validTo / PAGE_BYTES) * PAGE_BYTES
-    if (end - first >= PUNCH_BYTES_MIN && this.#punch(first, end)) {
-      writeZeros(this.#pagesFd, from, first)
-      writeZeros(this.#pagesFd, end, to)
-    } else writeZeros(this.#pagesFd, from, to)
+    this.#holes.zero(from, to, validTo)
     this.map.mark(this.#liveFd, from, validTo)
   }
 
-  /** False when this disk cannot, or nobody can ask it: Node has no fallocate(2). */
-  #punch (from: number, to: number): boolean {
-    // It ends with this process: what follows a killed one may write here at once.
-    const args = ['--pdeathsig', 'KILL', 'fallocate', '--punch-hole', '--offset', String(from), '--length', String(to - from), join(this.folder, 'pages')]
-    this.#punches &&= spawnSync('setpriv', args, { stdio: 'ignore', timeout: PUNCH_DEADLINE_MS }).status === 0
-    return this.#punches
+  /** Zeroed pages still take space. */
+  get hasZeroed (): boolean {
+    return this.#holes.waiting
+  }
+
+  /** Gives some of that space back. Nobody else may write meanwhile: a page that was zeros a moment ago may go. */
+  dig (): void {
+    this.#holes.dig()
   }
 
   /** What it holds, in order; a run may reach into the rest of the image's last page. */
@@ -167,10 +159,6 @@ export class Overlay {
     await this.#last
     for (const fd of [this.#pagesFd, this.#liveFd, this.#syncedFd]) closeSync(fd)
   }
-}
-
-function writeZeros (fd: number, from: number, to: number): void {
-  for (let at = from; at < to; at += ZEROS.length) writeFully(fd, ZEROS, 0, Math.min(ZEROS.length, to - at), at)
 }
 
 /** Pages folded in one go: the main thread answers requests in between. */

@@ -9,6 +9,7 @@ import { posix } from 'node:path'
 
 /** What a disk writes whole. */
 const SECTOR_BYTES = 512
+const PAGE_BYTES = 4096
 
 type Sectors = Map<number, Uint8Array>
 
@@ -191,6 +192,18 @@ export class CrashingFiles {
       if (node.now.sectors.has(sector)) this.#change(node, { process: this.process, kind: 'sector', sector, bytes: new Uint8Array(SECTOR_BYTES), size: node.now.size })
     }
     this.onEffect(false)
+  }
+
+  /** fallocate(1), --dig-holes: pages that read as zeros and are none are punched, one after the other. */
+  dig (path: string, from: number, to: number): void {
+    const node = this.find(path)
+    if (node.kind !== 'file') throw systemError('EISDIR', path)
+    const page = Buffer.alloc(PAGE_BYTES)
+    for (let at = from; at < Math.min(to, node.now.size); at += PAGE_BYTES) {
+      this.read(node, page.fill(0), 0, PAGE_BYTES, at)
+      const isData = Array.from({ length: PAGE_BYTES / SECTOR_BYTES }, (_, sector) => node.now.sectors.has(at / SECTOR_BYTES + sector)).includes(true)
+      if (isData && page.every((byte) => byte === 0)) this.punch(path, at, at + PAGE_BYTES)
+    }
   }
 
   #change (file: FileNode, effect: Effect): void {

@@ -134,12 +134,14 @@ export function fsPromisesOver (real: typeof fsPromises): typeof fsPromises {
   return { ...real, ...changes } as unknown as typeof fsPromises
 }
 
-/** fallocate(1) is all that is run there, by way of setpriv(1). */
+/** fallocate(1) is all that is run there, by way of setpriv(1) and sh(1). */
 export function childProcessOver (real: typeof childProcess): typeof childProcess {
   const spawnSync = (command: string, args: string[]): { status: number } => {
-    const [, , program, punch, , offset, , length, path = ''] = args
-    if (command !== 'setpriv' || program !== 'fallocate' || punch !== '--punch-hole') throw new Error(`nobody simulates ${command} ${args.join(' ')}`)
-    files().punch(path, Number(offset), Number(offset) + Number(length))
+    const [script, , , punch, , offset, , length, path = ''] = args.slice(args.indexOf('-c') + 1)
+    if (command !== 'setpriv' || script?.includes('exec fallocate') !== true) throw new Error(`nobody simulates ${command} ${args.join(' ')}`)
+    if (punch === '--punch-hole') files().punch(path, Number(offset), Number(offset) + Number(length))
+    else if (punch === '--dig-holes') files().dig(path, Number(offset), Number(offset) + Number(length))
+    else throw new Error(`nobody simulates fallocate ${punch}`)
     return { status: 0 }
   }
   return { ...real, spawnSync } as unknown as typeof childProcess

@@ -272,6 +272,10 @@ async function everything (torture: Torture): Promise<void> {
     await syncing
   })
   await step('zero', async () => { await guest.zero(SECTOR_BYTES + 100, PAGE_BYTES + 700) })
+  await step('zero pages', async () => { await guest.zero(2 * PAGE_BYTES, 5 * PAGE_BYTES) })
+  await step('write to one of them again', async () => { await write(3 * PAGE_BYTES + SECTOR_BYTES, SECTOR_BYTES) })
+  await step('give back the others', async () => { await guest.giveBack() })
+  expect(torture.punches).toBe(2)
   await step('grow', async () => { await guest.grow(SIZE + 1500) })
   await step('write past the end', async () => { await write(SIZE + 2000, SECTOR_BYTES) })
   await step('fsync', async () => { await guest.fsync() })
@@ -281,6 +285,8 @@ async function everything (torture: Torture): Promise<void> {
     await torture.commit()
   })
   await step('write after a commit', async () => { await write(PAGE_BYTES, 2 * PAGE_BYTES) })
+  await step('zero', async () => { await guest.zero(PAGE_BYTES, 2 * PAGE_BYTES) })
+  await step('give back during an fsync', async () => { await Promise.all([guest.fsync(), guest.giveBack()]) })
   await step('commit that fails', async () => {
     torture.duringUpload(async () => { await write(PAGE_BYTES + SECTOR_BYTES, SECTOR_BYTES) })
     await torture.commit({ fate: 'unavailable' })
@@ -323,6 +329,7 @@ async function anything (torture: Torture, chance: Chance, operations: number): 
       const from = chance.below(torture.size)
       await guest.zero(from, Math.min(torture.size, from + 1 + chance.below(3 * PAGE_BYTES)))
     }],
+    ['give back', async () => { await guest.giveBack() }],
     ['grow', async () => { await guest.grow(Math.min(SIZE_MAX, torture.size + chance.below(2000))) }],
     ['remount', async () => { await guest.remount() }],
     ['revert', async () => { await guest.revert() }],
