@@ -40,5 +40,8 @@ export interface ChunkCache extends ChunkStore {
  */
 export const USE_GRANULARITY_MS = 10 * 60 * 1000
 
-/** have and put renew a lease of this length: collection can never take what a writer counts on. */
+/**
+ * have and put renew a lease of this length, once it has lost an hour: of what either says is here 23 h are left at least, and collection can
+ * never take what a writer counts on.
+ */
 export const LEASE_MS = 24 * 60 * 60 * 1000

@@ -3,7 +3,7 @@
  */
 import { keyOfRecord } from '../dht/placement.ts'
 import { chunkIdOfDigest, digestOf } from '../protocols/cid.ts'
-import { P2pvmError } from '../protocols/errors.ts'
+import { type ConflictReason, P2pvmError } from '../protocols/errors.ts'
 import { FIRST_ATTEMPT } from '../versioning/attempts.ts'
 import { parseRef } from '../versioning/blob-ref.ts'
 import type { Version, WriteOptions } from '../versioning/blobs.ts'
@@ -38,7 +38,7 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
     const { blob, version: latest } = await recent(ref, signal)
     // A repeated request may have moved it on itself.
     if (expectedBase === undefined || expectedBase === latest || requestId !== undefined) return blob
-    throw new P2pvmError('ERR_CONFLICT', `${blob} has moved on: its latest version is ${latest}, not ${expectedBase}`, { blob, latest, expectedBase })
+    throw new P2pvmError('ERR_CONFLICT', `${blob} has moved on: its latest version is ${latest}, not ${expectedBase}`, { blob, latest, expectedBase, reason: 'moved-on' satisfies ConflictReason })
   }
 
   return {

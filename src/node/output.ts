@@ -48,7 +48,7 @@ export class Output {
     this.#clearProgress()
     const document = errorDocument(error)
     if (this.#init.json) {
-      this.#init.stdout.write(`${JSON.stringify({ error: { code: document.error.code, message: document.error.message } })}\n`)
+      this.#init.stdout.write(`${JSON.stringify(document)}\n`)
       return
     }
     this.#init.stderr.write(`${this.#red('p2pvm:')} ${document.error.message}\n`)

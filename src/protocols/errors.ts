@@ -18,6 +18,12 @@ export type ErrorCode =
   | 'ERR_ABORTED' // the caller gave up
   | 'ERR_INTERNAL'
 
+/**
+ * `reason` in the fields of an ERR_CONFLICT of the version manager, where it matters to a program which: a writer was taken for dead, and what it
+ * asked for can be asked for anew; the blob has moved on, and it cannot; the request is of another peer.
+ */
+export type ConflictReason = 'fenced' | 'moved-on' | 'another-writer'
+
 export class P2pvmError extends Error {
   readonly code: ErrorCode
   /** Ids that a program may want: blob, version, cid, peer, path … */

@@ -44,5 +44,5 @@ export interface Transport {
 
 /** Frames are this size at most, payload and header together, so that no request holds a stream for long. */
 export const FRAME_BYTES_MAX = 256 * 1024
-/** The largest chunk, see chunk.ts. */
+/** The largest chunk, see cid.ts. */
 export const PAYLOAD_BYTES_MAX = 4 * 1024 * 1024

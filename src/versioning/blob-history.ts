@@ -310,7 +310,7 @@ export class BlobHistory {
     return new P2pvmError('ERR_CONFLICT',
       `${blob} has moved on: its latest version is ${this.lastPublished}${state}, not ${expectedBase}; ` +
       'to keep both, make it a blob of its own: p2pvm clone PATH, or p2pvm commit PATH --as NAME',
-      { blob, latest: this.lastPublished, expectedBase })
+      { blob, latest: this.lastPublished, expectedBase, reason: 'moved-on' })
   }
 }
 

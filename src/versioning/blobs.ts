@@ -143,7 +143,7 @@ export interface Blobs {
    * against the group, and the error's fields have its place, `member`, and its blob or name. ERR_USAGE for members that make no group.
    */
   publishGroup (request: GroupRequest, options?: BlobOptions): Promise<Version[]>
-  /** As `outcome`, of a group of `count` members: of all the same. */
+  /** As `outcome`, of a group of `count` members: of all the same. ERR_USAGE when it has another number of them. */
   groupOutcome (request: Pick<GroupRequest, 'requestId'> & { readonly count: number }, options?: BlobOptions): Promise<Version[] | 'aborted' | undefined>
 }
 

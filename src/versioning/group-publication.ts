@@ -6,7 +6,7 @@ import { mapAtMost } from '../dht/semaphore.ts'
 import { OVER } from '../protocols/abort.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Signer } from '../protocols/signatures.ts'
-import { GROUP_EXTENTS_MAX } from '../protocols/version-protocol.ts'
+import { GROUP_EXTENTS_MAX, GROUP_MEMBERS_MAX } from '../protocols/version-protocol.ts'
 import { type Assigned, assignmentOf } from './assignment.ts'
 import { FIRST_ATTEMPT } from './attempts.ts'
 import type { Blobs, GroupRequest, Target, Version, VersionId } from './blobs.ts'
@@ -54,11 +54,16 @@ export class GroupPublication {
     const { versions } = this.#components
     checkGroupRequestId(requestId)
     checkMemberCount(count)
+    const assignedOf = async (member: number) => (await versions.ask({ op: 'outcome', requestId: memberRequestId(requestId, member) }, { signal })).assigned
     const ids: VersionId[] = []
     for (let member = 0; member < count; member++) {
-      const { assigned } = await versions.ask({ op: 'outcome', requestId: memberRequestId(requestId, member) }, { signal })
+      const assigned = await assignedOf(member)
       if (assigned === null && member === 0) return undefined
       if (assigned === null) throw new P2pvmError('ERR_USAGE', `request ${requestId} was of ${member} members, not ${count}`, { requestId })
+      // Assigned in one step: where this one is, the one behind the last would be.
+      if (member === 0 && count < GROUP_MEMBERS_MAX && await assignedOf(count) !== null) {
+        throw new P2pvmError('ERR_USAGE', `request ${requestId} was of more than ${count} members`, { requestId })
+      }
       if (assigned.aborted) return 'aborted'
       ids.push(assigned)
     }

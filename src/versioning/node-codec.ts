@@ -6,7 +6,8 @@
  *     entries      of a leaf: digest (32 bytes) | null (a hole) | version ("see my slot in your blob's leaf of that version")
  *                  of an inner node: version (of the same blob) | [blob, version] | null (nothing was ever written there)
  *
- * Entries end with the last one that is not null. What is decoded is checked: a node must bear the name under which it was found, and links
+ * Entries end with the last one that is not null; that they are no more than the tree's fan-out is for its reader to check (`tree-reader.ts`),
+ * who knows that. What is decoded is checked: a node must bear the name under which it was found, and links
  * only lead to versions that came before (or, from an inner node, to its own), so that no chain of them can be a circle.
  */
 import assert from 'node:assert/strict'

@@ -7,7 +7,7 @@ import type { Extent, Version } from './blobs.ts'
 import type { InnerNode, LeafNode } from './node-codec.ts'
 import type { TreeSource } from './node-store.ts'
 import { chunkCount, nodeSpan, type NodeRef, rootLevelOf } from './tree-names.ts'
-import { refTo, resolveSlots } from './tree-reader.ts'
+import { nodesOf, refTo, resolveSlots } from './tree-reader.ts'
 
 export interface StoredChunk {
   readonly index: number
@@ -53,7 +53,7 @@ class Walk {
   async * below (refs: readonly NodeRef[]): AsyncGenerator<StoredChunk> {
     for (let at = 0; at < refs.length; at += NODES_AT_ONCE) {
       const batch = refs.slice(at, at + NODES_AT_ONCE)
-      const nodes = await this.#source.nodes.get(batch, this.#source.attempts, this.#options)
+      const nodes = await nodesOf(this.#version, batch, this.#source, this.#options)
       if (batch[0]!.level === 0) yield * this.#inLeaves(nodes as LeafNode[])
       else yield * this.below((nodes as InnerNode[]).flatMap((node) => this.#childrenOf(node)))
     }

@@ -7,7 +7,7 @@ import { chunkIdOfDigest } from '../protocols/cid.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import { IN_FLIGHT_VERSIONS_MAX } from '../protocols/version-protocol.ts'
 import type { Version, VersionId } from './blobs.ts'
-import type { InnerNode, LeafNode } from './node-codec.ts'
+import type { InnerNode, LeafNode, TreeNode } from './node-codec.ts'
 import type { TreeSource } from './node-store.ts'
 import { chunkCount, nodeSpan, type NodeRef, rootLevelOf } from './tree-names.ts'
 
@@ -23,10 +23,10 @@ export async function readChunkIds (
 
   let refs: NodeRef[] = [refTo(version.root, rootLevelOf(version.size, version), 0)]
   for (let level = refs[0]!.level; level > 0; level -= 1) {
-    const inner = await source.nodes.get(refs, source.attempts, { signal }) as InnerNode[]
+    const inner = await nodesOf(version, refs, source, { signal }) as InnerNode[]
     refs = inner.flatMap((node) => childrenWithin(node, first, end, version))
   }
-  const leaves = await source.nodes.get(refs, source.attempts, { signal }) as LeafNode[]
+  const leaves = await nodesOf(version, refs, source, { signal }) as LeafNode[]
   const isWanted = (chunk: number): boolean => chunk >= first && chunk < end
   const digests = await resolveSlots(leaves, (leaf, slot) => isWanted(leaf.index * version.fanOut + slot), source, { signal })
   for (const [at, leaf] of leaves.entries()) {
@@ -36,6 +36,23 @@ export async function readChunkIds (
     }
   }
   return ids
+}
+
+/**
+ * Nodes of a tree. Errors as NodeStore.get; ERR_PROTOCOL when one has more entries than the tree's fan-out, which would lie in the range of
+ * its neighbour. That its writer has signed, so no other replica has another; and storage peers, which take any tree's, do not know better.
+ */
+export async function nodesOf (
+  { fanOut }: Pick<Version, 'fanOut'>, refs: readonly NodeRef[], { nodes, attempts }: TreeSource, options: Options
+): Promise<TreeNode[]> {
+  const found = await nodes.get(refs, attempts, options)
+  for (const node of found) {
+    const entries = node.kind === 'leaf' ? node.slots.length : node.children.length
+    if (entries <= fanOut) continue
+    const { blob, version, level, index } = node
+    throw new P2pvmError('ERR_PROTOCOL', `a tree node of ${blob}@${version} has ${entries} entries, of at most ${fanOut}`, { blob, version, level, index })
+  }
+  return found
 }
 
 export function refTo ({ blob, version }: VersionId, level: number, index: number): NodeRef {

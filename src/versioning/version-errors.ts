@@ -1,5 +1,5 @@
 /** What the version manager says no with, where more than one of its operations says it. */
-import { P2pvmError } from '../protocols/errors.ts'
+import { type ConflictReason, P2pvmError } from '../protocols/errors.ts'
 import { LEASE_MS, type VersionRequest } from '../protocols/version-protocol.ts'
 import type { BlobId } from './blobs.ts'
 import { sameExtents } from './extents.ts'
@@ -25,7 +25,7 @@ export function checkSameRequest ({ change, writerKey }: Pick<VersionRequest<'as
 
 function anothersRequest ({ requestId, writer }: Assigned): P2pvmError {
   return new P2pvmError('ERR_CONFLICT',
-    `request id ${requestId} belongs to the peer ${writer}: what it was assigned can be written with that peer's key only`, { requestId, peer: writer })
+    `request id ${requestId} belongs to the peer ${writer}: what it was assigned can be written with that peer's key only`, { requestId, peer: writer, reason: 'another-writer' satisfies ConflictReason })
 }
 
 export function assignedOtherwise (blob: BlobId, version: number): P2pvmError {
@@ -39,5 +39,5 @@ export function oneOfGroup (blob: BlobId, version: number, members: number): P2p
 export function writerFenced (blob: BlobId, version: number): P2pvmError {
   return new P2pvmError('ERR_CONFLICT',
     `nothing was heard of the writer of version ${version} of ${blob} for ${LEASE_MS / 1000} s, so that it was aborted and shows nothing; ` +
-    'nothing else has changed: do it again, as a new request', { blob, version })
+    'nothing else has changed: do it again, as a new request', { blob, version, reason: 'fenced' satisfies ConflictReason })
 }

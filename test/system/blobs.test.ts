@@ -66,9 +66,9 @@ describe('blobs', () => {
     expect(Buffer.compare(a, b)).toBe(0)
   }
 
-  async function refused (args: readonly string[], code: number, error: string): Promise<void> {
+  async function refused (args: readonly string[], code: number, error: string, fields: Record<string, unknown> = {}): Promise<void> {
     const answer = await writer.cli('blob', ...args)
-    expect({ args, ...answer }).toMatchObject({ args, code, json: { error: { code: error } } })
+    expect({ args, ...answer }).toMatchObject({ args, code, json: { error: { code: error, fields } } })
   }
 
   it('are created, written, appended to, read and cloned, each version as it was', async () => {
@@ -174,8 +174,8 @@ describe('blobs', () => {
     const path = await file('kept', randomBytes(100))
     await succeed(writer, 'blob', 'append', 'kept', path)
     for (const base of ['0', '2']) {
-      await refused(['write', 'kept', '--at', '0', path, '--expected-base', base], 11, 'ERR_CONFLICT')
-      await refused(['append', 'kept', path, '--expected-base', base], 11, 'ERR_CONFLICT')
+      await refused(['write', 'kept', '--at', '0', path, '--expected-base', base], 11, 'ERR_CONFLICT', { reason: 'moved-on', latest: 1 })
+      await refused(['append', 'kept', path, '--expected-base', base], 11, 'ERR_CONFLICT', { reason: 'moved-on', latest: 1 })
     }
     await refused(['create', '--name', 'kept'], 11, 'ERR_CONFLICT')
     for (const ref of ['nobody', NO_BLOB]) {

@@ -216,7 +216,7 @@ function succeeded (ran: Ran): Record<string, unknown> {
 
 function refused ({ code, stdout, stderr }: Ran, exitCode: number, errorCode: string, says: RegExp): { message: string } {
   const { error } = JSON.parse(stdout) as { error: { message: string } }
-  expect({ code, stderr, error }).toEqual({ code: exitCode, stderr: '', error: { code: errorCode, message: expect.stringMatching(says) as string } })
+  expect({ code, stderr, error }).toMatchObject({ code: exitCode, stderr: '', error: { code: errorCode, message: expect.stringMatching(says) as string } })
   return error
 }
 

@@ -40,7 +40,7 @@ test('progress is for terminals, and is gone before anything else is said', () =
 test('with --json a failure is the one document on stdout', () => {
   const { out, stdout, stderr } = output({ json: true, terminal: true })
   out.failure(new P2pvmError('ERR_CONFLICT', 'taken', { name: 'x' }))
-  expect(JSON.parse(stdout.text)).toEqual({ error: { code: 'ERR_CONFLICT', message: 'taken' } })
+  expect(JSON.parse(stdout.text)).toEqual({ error: { code: 'ERR_CONFLICT', message: 'taken', fields: { name: 'x' } } })
   expect(stderr.text).toBe('')
 })
 

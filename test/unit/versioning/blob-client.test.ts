@@ -172,7 +172,7 @@ describe('publish', () => {
     const { blob } = await client.create({ chunkSize: CHUNK })
     await client.write(blob, [{ offset: 0, bytes: chunk(1) }], { expectedBase: 0 })
     const late = client.publish({ requestId: 'late-request', target: { kind: 'blob', blob, expectedBase: 0 }, chunks: new Map(), bytesChanged: 0 })
-    await expect(late).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { blob, latest: 1 }, message: expect.stringMatching(/p2pvm clone PATH.*commit PATH --as NAME/) })
+    await expect(late).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { blob, latest: 1, reason: 'moved-on' }, message: expect.stringMatching(/p2pvm clone PATH.*commit PATH --as NAME/) })
     expect((await client.recent(blob)).version).toBe(1)
   })
 

@@ -137,7 +137,7 @@ describe('a fenced writer', () => {
     await run.clock.advance(LEASE_MS + 100)
     for (const restarted of [false, true]) {
       const manager = restarted ? run.fabric.restart() : run.fabric.manager
-      const refused = { code: 'ERR_CONFLICT', message: expect.stringMatching(/nothing was heard of the writer of version 1 .*as a new request/) }
+      const refused = { code: 'ERR_CONFLICT', message: expect.stringMatching(/nothing was heard of the writer of version 1 .*as a new request/), fields: { version: 1, reason: 'fenced' } }
       await expect(run.complete(1, 'dead-one')).rejects.toMatchObject(refused)
       await expect(manager.renew({ op: 'renew', requestId: 'dead-one', blob: run.blob, version: 1 })).rejects.toMatchObject(refused)
       await expect(manager.assign(request, context)).rejects.toMatchObject(refused)

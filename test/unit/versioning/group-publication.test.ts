@@ -86,13 +86,14 @@ describe('publishing a group', () => {
     expect(await disks.fabric.client().publishGroup(request)).toEqual(first)
     expect(await disks.client.groupOutcome({ requestId, count: 3 })).toEqual(first)
     for (const [at, version] of first.entries()) expect(await disks.client.outcome(`${requestId}-${at}`)).toEqual(version)
+    for (const count of [1, 2, 4]) await expect(disks.client.groupOutcome({ requestId, count }), `${count} members`).rejects.toMatchObject({ code: 'ERR_USAGE', fields: { requestId } })
   })
 
   test('of which one has moved on makes none', async () => {
     const disks = await Disks.of(3)
     const request = await disks.group()
     await disks.client.append(disks.blobs[1]!, bytesOf(9))
-    await expect(disks.client.publishGroup(request)).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { blob: disks.blobs[1], member: 1, latest: 2 } })
+    await expect(disks.client.publishGroup(request)).rejects.toMatchObject({ code: 'ERR_CONFLICT', fields: { blob: disks.blobs[1], member: 1, latest: 2, reason: 'moved-on' } })
     expect(await disks.versions()).toEqual([[], [1], []])
     expect(await disks.client.groupOutcome({ requestId, count: 3 })).toBeUndefined()
   })

@@ -346,7 +346,7 @@ describe('a lease that has ended', () => {
 
   test.each([0, 1, 2])('of member %i: none is completed, before or after a restart, and all are aborted', async (dead) => {
     const { fabric, blobs, clock, assigned, renewAll } = await allBut(dead)
-    const refused = { code: 'ERR_CONFLICT', message: expect.stringMatching(/nothing was heard of the writer/), fields: { blob: blobs[dead] } }
+    const refused = { code: 'ERR_CONFLICT', message: expect.stringMatching(/nothing was heard of the writer/), fields: { blob: blobs[dead], reason: 'fenced' } }
     await expect(fabric.manager.completeGroup(completionOf(assigned))).rejects.toMatchObject(refused)
     await expect(fabric.manager.assignGroup(groupOf(blobs.map((blob) => on(blob))), context)).rejects.toMatchObject(refused)
     await fabric.restart().recover()

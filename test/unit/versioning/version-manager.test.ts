@@ -364,7 +364,7 @@ describe('crashes', () => {
     const first = await fabric.manager.assign(writeTo(blob, 'write-1'), context)
     for (let life = 0; life < 2; life++) {
       const other = fabric.manager.assign(writeTo(blob, 'write-1'), context, namedSigner('other'))
-      await expect(other).rejects.toMatchObject({ code: 'ERR_CONFLICT', message: expect.stringContaining('belongs to the peer writer') })
+      await expect(other).rejects.toMatchObject({ code: 'ERR_CONFLICT', message: expect.stringContaining('belongs to the peer writer'), fields: { reason: 'another-writer' } })
       expect(await fabric.manager.assign(writeTo(blob, 'write-1'), context)).toEqual(first)
       fabric.restart()
     }
