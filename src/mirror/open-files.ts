@@ -212,6 +212,11 @@ export class OpenFiles {
     await this.#byFh.get(fh)?.copy?.fsync(pid)
   }
 
+  /** Files that a program or the daemon has open. */
+  get openCount (): number {
+    return this.#byFh.size
+  }
+
   copies (): MountedCopy[] {
     return [...this.#byIno.values()].flatMap(({ copy }) => copy ?? [])
   }

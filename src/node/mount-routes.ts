@@ -10,6 +10,7 @@ import { json, type Route, type RoutedRequest } from './http-server.ts'
  *   GET  /v1/status                          → {mountpoint, driver, pid, workingCopies, counters}
  *   POST /v1/working-copy-at      {path[]}   → {name}         path: below the mountpoint
  *   POST /v1/seal                 {names[]}  → {sealed[]}     working copies, at one moment, all or none
+ *   POST /v1/leave                           → {pids[]}       of a mount that is gone here, and not in other mount namespaces: a process of each
  *   POST /v1/working-copies/NAME/VERB        → Sealed or {}   VERB: seal, rebase, unseal, reassign, revert (sealable.ts)
  *   POST /v1/test/block {ms} · /v1/test/throw                 only with P2PVM_TEST_HOOKS=1
  */
@@ -28,6 +29,7 @@ export function mountRoutes (mount: Mount): Route[] {
     },
     post('/v1/working-copy-at', async (_, body) => ({ name: await mount.workingCopyAt(namesOf(body, 'path')) })),
     post('/v1/seal', async ({ signal }, body) => ({ sealed: await mount.sealTogether(namesOf(body, 'names'), signal) })),
+    post('/v1/leave', async () => ({ pids: await mount.leave() })),
     post(`${copy}/seal`, async (request) => await sealable(request).seal(request.signal)),
     post(`${copy}/rebase`, async (request, body) => { await sealable(request).rebase(versionOf(body), request.signal); return {} }),
     post(`${copy}/unseal`, async (request) => { await sealable(request).unseal(request.signal); return {} }),

@@ -8,7 +8,7 @@ import { join, relative, sep } from 'node:path'
 import type { DriverName } from '../mirror/driver.ts'
 import type { VersionRef } from '../mirror/source.ts'
 import type { Sealable, Sealed } from '../mirror/sealable.ts'
-import { P2pvmError } from '../protocols/errors.ts'
+import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
 import { requestJson } from './http-json.ts'
 import { type ProcessId, processIsAlive } from '../mirror/processes.ts'
 import { nodeClock } from './world.ts'
@@ -94,6 +94,20 @@ export async function sealTogether (mount: MountEntry, names: readonly string[],
   const { sealed } = await outliving(mount, isLost, async () =>
     await requestJson<{ sealed: Sealed[] }>(mount.socket, 'POST', '/v1/seal', { body: { names }, signal, deadlineMs: MOUNT_DEADLINE_MS }), signal)
   return sealed
+}
+
+/**
+ * Asks a mount that has been unmounted to end if it goes on; a process of each other mount namespace that it goes from. ERR_CONFLICT as `Mount.leave`;
+ * undefined when nobody answers: it is ending, or has another server soon.
+ */
+export async function leaveMount ({ socket }: MountEntry, signal: AbortSignal): Promise<number[] | undefined> {
+  try {
+    return (await requestJson<{ pids: number[] }>(socket, 'POST', '/v1/leave', { body: {}, signal, deadlineMs: MOUNT_DEADLINE_MS })).pids
+  } catch (error) {
+    // A server of an older program knows of no such thing.
+    if (isLost(error, socket) || errorCodeOf(error) === 'ERR_NOT_FOUND') return undefined
+    throw error
+  }
 }
 
 /** Does `ask` again while the mount has no server, or loses it, and another one is to come. */

@@ -30,6 +30,8 @@ const PROBES = {
   nobody: () => hasCommand('unshare') && hasCommand('nsenter') && canRunAsNobody(),
   /** Networks of our own between processes on this machine. */
   'network-namespaces': () => hasCapability(CAP_SYS_ADMIN) && hasCapability(CAP_NET_ADMIN) && hasCommand('ip'),
+  /** Processes that see other mounts than we do. */
+  'mount-namespaces': () => hasCapability(CAP_SYS_ADMIN) && hasCommand('unshare'),
   /** A machine can be started; `setpriv` is what ends it with the test. */
   qemu: () => hasCommand('qemu-system-x86_64') && hasCommand('setpriv'),
   'qemu-img': () => hasCommand('qemu-img'),

@@ -7,7 +7,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
-import { readdir, readFile, realpath, stat } from 'node:fs/promises'
+import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { withDeadline } from '../../protocols/abort.ts'
 import { P2pvmError } from '../../protocols/errors.ts'
@@ -116,6 +116,38 @@ export function parseMountinfo (mountinfo: string, mountpoint: string): number[]
     minors.push(Number(device.split(':')[1]))
   }
   return minors
+}
+
+/** Where a connection's file system is still mounted. */
+export interface Copies {
+  /** In this mount namespace. */
+  readonly places: string[]
+  /** A process of each other mount namespace that has it, of those that may be looked at. */
+  readonly pids: number[]
+}
+
+export async function copiesOf (connection: number): Promise<Copies> {
+  const pids: number[] = []
+  const seen = new Set([await readlink('/proc/self/ns/mnt')])
+  for (const pid of (await readdir('/proc')).map(Number).filter(Number.isInteger)) {
+    try {
+      const namespace = await readlink(`/proc/${pid}/ns/mnt`)
+      if (seen.has(namespace)) continue
+      if (placesOf(await readFile(`/proc/${pid}/mountinfo`, 'utf8'), connection).length > 0) pids.push(pid)
+      seen.add(namespace)
+    } catch {
+      // It has ended, or is none of our business.
+    }
+  }
+  return { places: placesOf(await readFile('/proc/self/mountinfo', 'utf8'), connection), pids }
+}
+
+/** FUSE file systems have major number 0. */
+export function placesOf (mountinfo: string, connection: number): string[] {
+  return mountinfo.split('\n').flatMap((line) => {
+    const [, , device, , place] = line.split(' ')
+    return device === `0:${connection}` && place !== undefined ? [unescapeOctal(place)] : []
+  })
 }
 
 /** Blanks, tabs, newlines and backslashes are written \040 and so on. */

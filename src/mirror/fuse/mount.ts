@@ -29,7 +29,7 @@ import type { Trace } from '../trace.ts'
 import { VersionTables } from '../version-tables.ts'
 import { releaseInheritedLocks, sweepWorkingFolder } from '../working-copy.ts'
 import { Commands } from './commands.ts'
-import type { FuseDevice } from './device.ts'
+import { copiesOf, type FuseDevice } from './device.ts'
 import { DirectDriver } from './direct-driver.ts'
 import { startFsync } from './fsync-process.ts'
 
@@ -90,6 +90,11 @@ export interface Mount {
   readonly closed: Promise<void>
   /** Flushes, then unmounts. While files are open: ERR_CONFLICT, or with `force` their users get errors from now on. */
   unmount (options?: { force?: boolean }): Promise<void>
+  /**
+   * Ends what is unmounted here and goes on, because another mount namespace (a container's, say) was made with a copy of it. Returns a process of
+   * each of those. ERR_CONFLICT while files are open there, or it is still mounted here.
+   */
+  leave (): Promise<number[]>
   /** Ends the connection at once, without waiting for anything. What was answered is safe. */
   abort (): void
   /** Only with P2PVM_TEST_HOOKS=1. */
@@ -281,6 +286,23 @@ class RunningMount implements Mount {
       this.abort()
     }
     await this.closed
+  }
+
+  async leave (): Promise<number[]> {
+    const { mountpoint, connection } = this
+    const { files, log } = this.#parts
+    const { places, pids } = await copiesOf(connection)
+    if (this.#ended) return []
+    if (places.length > 0) throw new P2pvmError('ERR_CONFLICT', `what was at ${mountpoint} is still mounted at ${places.join(', ')}`, { path: places[0] ?? '' })
+    if (files.openCount > 0) {
+      const where = pids.length === 0 ? 'where it was mounted before' : `in the mount namespace of process ${pids.join(', ')}`
+      throw new P2pvmError('ERR_CONFLICT',
+        `nothing is mounted at ${mountpoint} any more, but ${where} files of it are open (${files.openCount}): close them, and unmount again, or use --force`, { path: mountpoint, ...pids[0] === undefined ? {} : { pid: pids[0] } })
+    }
+    log.warn('ending a mount that only other mount namespaces have', { mountpoint, pids })
+    // Of files that nobody has open the kernel keeps nothing back: their last close brought it.
+    this.abort()
+    return pids
   }
 
   abort (): void {

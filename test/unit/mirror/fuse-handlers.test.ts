@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ERRNO, errnoOf, ErrnoError } from '../../../src/mirror/errno.ts'
 import { withCheckedReplies } from '../../harness/checked-replies.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
-import { parseMountinfo } from '../../../src/mirror/fuse/device.ts'
+import { parseMountinfo, placesOf } from '../../../src/mirror/fuse/device.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
 import { NO_JOURNAL } from '../../../src/mirror/mount-journal.ts'
 import { Namespace } from '../../../src/mirror/namespace.ts'
@@ -255,5 +255,6 @@ describe('mountinfo', () => {
     expect(parseMountinfo(text, '/tmp/with blank')).toEqual([39])
     expect(parseMountinfo(text, '/tmp/with')).toEqual([40, 41])
     expect(parseMountinfo(text, '/tmp')).toEqual([])
+    expect([39, 41, 4].map((connection) => placesOf(text, connection))).toEqual([['/tmp/with blank'], ['/tmp/with'], []])
   })
 })
