@@ -71,7 +71,7 @@ export class CachedChunks implements Chunks {
     return await this.#fetches.run(id, async (allGone) => {
       const bytes = await this.#components.chunks.get(id, { ...options, signal: allGone })
       try {
-        await this.#components.cache.put(id, bytes)
+        await this.#components.cache.putChecked(id, bytes)
         return { bytes, notCached: undefined }
       } catch (error) {
         this.#components.counters.add('cache_put_failures_total')

@@ -31,6 +31,8 @@ export interface ChunkStore {
 export interface ChunkCache extends ChunkStore {
   /** None of these is forgotten until the returned function has been called, also when the cache goes beyond its bound so. */
   hold (ids: readonly ChunkId[]): () => void
+  /** As `put`, for a chunk's bytes that the caller has just checked against its name: they are not hashed a second time. */
+  putChecked (id: ChunkId, bytes: Uint8Array): Promise<boolean>
   usage (): { chunks: number, bytes: number, bytesMax: number }
 }
 

@@ -85,13 +85,33 @@ export class DiskChunkStore implements ChunkStore {
   async put (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
     const bytes = unpack(id, chunk)
     if (bytes === undefined) throw new P2pvmError('ERR_CORRUPT', `bytes do not match the chunk ${id}`, { cid: id })
+    return await this.#putOnce(id, bytes, async () => {
+      // Rare (writers ask `have` first), so there is time to read it: good bytes in hand heal a copy that has rotted.
+      if (await this.#isIntact(id) && await this.#renewLease(id)) return false
+      await this.#write(id, this.#init.durable ? chunk : bytes)
+      return true
+    })
+  }
+
+  /**
+   * A put of bytes that the caller has just checked against the name, and that are not here as far as he knows: neither they nor the
+   * file are looked at, and a file that is here all the same is replaced.
+   */
+  async putNew (id: ChunkId, bytes: Uint8Array): Promise<boolean> {
+    return await this.#putOnce(id, bytes, async () => {
+      await this.#write(id, bytes)
+      return true
+    })
+  }
+
+  async #putOnce (id: ChunkId, bytes: Uint8Array, work: () => Promise<boolean>): Promise<boolean> {
     if (isZero(bytes)) throw new P2pvmError('ERR_USAGE', 'a chunk of zeros is a hole and is not stored', { cid: id })
     const running = this.#puts.get(id)
     if (running !== undefined) {
       await running
       return false
     }
-    const put = this.#putAlone(id, this.#init.durable ? chunk : bytes)
+    const put = work()
     this.#puts.set(id, put)
     try {
       return await put
@@ -148,9 +168,7 @@ export class DiskChunkStore implements ChunkStore {
     this.#free.sampledAtMs = -Infinity // there may be room now: the next put asks
   }
 
-  async #putAlone (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
-    // Rare (writers ask `have` first), so there is time to read it: good bytes in hand heal a copy that has rotted.
-    if (await this.#isIntact(id) && await this.#renewLease(id)) return false
+  async #write (id: ChunkId, chunk: Uint8Array): Promise<void> {
     await this.#assertRoom(chunk.length)
     const { disk } = this.#components
     const path = this.pathOf(id)
@@ -171,7 +189,6 @@ export class DiskChunkStore implements ChunkStore {
     }
     this.#count(1, chunk.length)
     this.#free.bytes -= chunk.length
-    return true
   }
 
   async #writeAside (path: string, bytes: Uint8Array): Promise<void> {

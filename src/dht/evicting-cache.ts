@@ -13,7 +13,7 @@
 import type { ChunkId } from '../protocols/cid.ts'
 import { errorCodeOf } from '../protocols/errors.ts'
 import type { Clock, Counters, Disk, Log } from '../protocols/seams.ts'
-import { type ChunkCache, type ChunkStore, USE_GRANULARITY_MS } from './chunk-store.ts'
+import { type ChunkCache, USE_GRANULARITY_MS } from './chunk-store.ts'
 import { DiskChunkStore, type FoundChunk } from './disk-chunk-store.ts'
 
 export interface EvictingCacheComponents {
@@ -47,7 +47,7 @@ const HANDOVER_MS = 1000
 
 export class EvictingCache implements ChunkCache {
   readonly #components: EvictingCacheComponents
-  readonly #store: ChunkStore
+  readonly #store: DiskChunkStore
   readonly #bytesMax: number
   /** A pass ends here. */
   readonly #bytesAfterPass: number
@@ -73,7 +73,7 @@ export class EvictingCache implements ChunkCache {
     return cache
   }
 
-  private constructor (components: EvictingCacheComponents, store: ChunkStore, bytesMax: number) {
+  private constructor (components: EvictingCacheComponents, store: DiskChunkStore, bytesMax: number) {
     this.#components = components
     this.#store = store
     this.#bytesMax = bytesMax
@@ -101,15 +101,33 @@ export class EvictingCache implements ChunkCache {
   }
 
   async put (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
+    return await this.#arriving(id, chunk.length, async () => {
+      const isNew = await this.#putWherePossible(chunk.length, async () => await this.#store.put(id, chunk))
+      await this.#use(id)
+      return isNew
+    })
+  }
+
+  async putChecked (id: ChunkId, bytes: Uint8Array): Promise<boolean> {
+    // What is in the books may be gone, or bad: the store looks.
+    if (this.#entries.has(id)) return await this.put(id, bytes)
+    return await this.#arriving(id, bytes.length, async () => {
+      const isNew = await this.#putWherePossible(bytes.length, async () => await this.#store.putNew(id, bytes))
+      // Not before it was written: a later mtime would be somebody else's use.
+      if (!this.#entries.has(id)) this.#enter(id, { bytes: bytes.length, usedS: secondsOf(this.#components.clock.now()) })
+      return isNew
+    })
+  }
+
+  /** There is room for it, and it is not evicted meanwhile. */
+  async #arriving (id: ChunkId, sizeBytes: number, put: () => Promise<boolean>): Promise<boolean> {
     const letGo = this.hold([id])
     if (this.#leaving.has(id)) await this.#leaving.get(id)
-    const bytes = this.#entries.has(id) ? 0 : chunk.length
+    const bytes = this.#entries.has(id) ? 0 : sizeBytes
     this.#arrivingBytes += bytes
     try {
       if (this.#isOver()) await this.#makeRoom()
-      const isNew = await this.#putWherePossible(id, chunk)
-      await this.#use(id)
-      return isNew
+      return await put()
     } finally {
       this.#arrivingBytes -= bytes
       letGo()
@@ -158,13 +176,13 @@ export class EvictingCache implements ChunkCache {
   }
 
   /** Where the file system is too full, the cache gives way, a pass at a time, until it has nothing left to give. */
-  async #putWherePossible (id: ChunkId, chunk: Uint8Array): Promise<boolean> {
+  async #putWherePossible (sizeBytes: number, put: () => Promise<boolean>): Promise<boolean> {
     for (;;) {
       try {
-        return await this.#store.put(id, chunk)
+        return await put()
       } catch (error) {
         if (errorCodeOf(error) !== 'ERR_DISK_FULL') throw error
-        const goal = this.#bytes - Math.max(this.#passBytes, chunk.length)
+        const goal = this.#bytes - Math.max(this.#passBytes, sizeBytes)
         if (!await this.#evict(() => this.#bytes <= goal)) throw error
       }
     }

@@ -54,6 +54,7 @@ describe('cached chunks', () => {
     const ids = [0, 1, 2].map((index) => chunkIdOf(chunk(index)))
     await cached.ensureCached(ids)
     expect(disk.paths()).toEqual(ids.map((one) => cache.pathOf(one)).sort())
+    expect(disk.calls.get('read')).toBeUndefined() // what was fetched is known not to be here, and was checked
     await cached.ensureCached(ids)
     expect(fabric.gets).toBe(3)
   })

@@ -126,6 +126,63 @@ describe('what is evicted', () => {
   })
 })
 
+describe('what is put checked', () => {
+  it('is written without a look at it, or at the disk', async () => {
+    const machine = new Machine()
+    const cache = await machine.open()
+    machine.disk.calls.clear()
+    expect(await cache.putChecked(idOf(0), chunkOf(1))).toBe(true)
+    expect(Object.fromEntries(machine.disk.calls)).toEqual({ freeBytes: 1, create: 1, write: 1, close: 1, rename: 1 })
+    await expect(cache.get(idOf(0))).rejects.toMatchObject({ code: 'ERR_CORRUPT' })
+  })
+
+  it('is in the books as any other', async () => {
+    const machine = new Machine()
+    const cache = await machine.open()
+    for (const index of range(0, 20)) {
+      await cache.putChecked(idOf(index), chunkOf(index))
+      await machine.clock.advance(1500)
+    }
+    machine.expectCounted(cache)
+    expect(await cache.get(idOf(0))).toEqual(new Uint8Array(chunkOf(0)))
+    await cache.putChecked(idOf(20), chunkOf(20))
+    expect(machine.here(cache)).toEqual([0, ...range(3, 21)])
+    machine.expectCounted(cache)
+  })
+
+  it('is looked at when it ought to be here: a file that somebody removed is written again, a bad one replaced', async () => {
+    const machine = new Machine()
+    const cache = await machine.open()
+    await putAll(cache, [0, 1, 2])
+    await machine.disk.unlink(cache.pathOf(idOf(0)))
+    machine.disk.corrupt(cache.pathOf(idOf(1)))
+    expect(await cache.putChecked(idOf(0), chunkOf(0))).toBe(true)
+    expect(await cache.putChecked(idOf(1), chunkOf(1))).toBe(true)
+    expect(await cache.putChecked(idOf(2), chunkOf(2))).toBe(false)
+    for (const index of [0, 1, 2]) expect(await cache.get(idOf(index))).toEqual(new Uint8Array(chunkOf(index)))
+    expect(cache.usage()).toMatchObject({ chunks: 3, bytes: 3 * CHUNK })
+  })
+
+  it('is one file, and counted once, also when it comes from several sides', async () => {
+    const machine = new Machine()
+    const cache = await machine.open()
+    const results = await Promise.all([...range(0, 4).map(async () => await cache.putChecked(idOf(0), chunkOf(0))), cache.put(idOf(0), chunkOf(0))])
+    expect(results.filter((isNew) => isNew)).toHaveLength(1)
+    machine.expectCounted(cache)
+  })
+
+  it('gets room as any other, and is no hole', async () => {
+    const machine = new Machine(25 * CHUNK)
+    const cache = await machine.open({ bytesMax: 100 * CHUNK, freeFloorBytes: CHUNK })
+    await putAll(cache, range(0, 24))
+    for (const index of range(24, 30)) await cache.putChecked(idOf(index), chunkOf(index))
+    expect(machine.here(cache)).toContain(29)
+    machine.expectCounted(cache)
+    const zeros = new Uint8Array(CHUNK)
+    await expect(cache.putChecked(chunkIdOf(zeros), zeros)).rejects.toMatchObject({ code: 'ERR_USAGE' })
+  })
+})
+
 describe('what is held', () => {
   it('stays, and lets the cache grow beyond its bound; a second after it was let go the excess goes', async () => {
     const machine = new Machine()

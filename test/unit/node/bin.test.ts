@@ -70,7 +70,7 @@ test('through symbolic links, from anywhere', async () => {
 
 test('a daemon gets a small young generation and one malloc arena', async () => {
   node(path, 'node', 'v22.15.0')
-  expect((await run(inCheckout(), 'daemon', '--data', 'x')).stdout).toBe(`node 1 --max-semi-space-size=1 ${checkout}/dist/p2pvm.js daemon --data x\n`)
+  expect((await run(inCheckout(), 'daemon', '--data', 'x')).stdout).toBe(`node 1 --max-semi-space-size=1 --initial-heap-size=64 ${checkout}/dist/p2pvm.js daemon --data x\n`)
 })
 
 test('what is missing is named, and how to mend it', async () => {
