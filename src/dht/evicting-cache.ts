@@ -57,7 +57,8 @@ export class EvictingCache implements ChunkCache {
   /** Taken out of the order, and perhaps not off the disk yet. */
   readonly #leaving = new Map<ChunkId, Promise<unknown>>()
   #bytes = 0
-  /** Of puts under way. */
+  /** Puts under way, by chunk, and what they will take. */
+  readonly #arrivals = new Map<ChunkId, number>()
   #arrivingBytes = 0
   #pass: Promise<boolean> | undefined
   #trim: Promise<void> | undefined
@@ -89,13 +90,9 @@ export class EvictingCache implements ChunkCache {
   }
 
   hold (ids: readonly ChunkId[]): () => void {
-    for (const id of ids) this.#held.set(id, (this.#held.get(id) ?? 0) + 1)
+    for (const id of ids) addTo(this.#held, id, 1)
     return () => {
-      for (const id of ids) {
-        const left = (this.#held.get(id) ?? 0) - 1
-        if (left > 0) this.#held.set(id, left)
-        else this.#held.delete(id)
-      }
+      for (const id of ids) addTo(this.#held, id, -1)
       if (this.#isOver()) this.#trimSoon()
     }
   }
@@ -122,6 +119,7 @@ export class EvictingCache implements ChunkCache {
   /** There is room for it, and it is not evicted meanwhile. */
   async #arriving (id: ChunkId, sizeBytes: number, put: () => Promise<boolean>): Promise<boolean> {
     const letGo = this.hold([id])
+    addTo(this.#arrivals, id, 1)
     if (this.#leaving.has(id)) await this.#leaving.get(id)
     const bytes = this.#entries.has(id) ? 0 : sizeBytes
     this.#arrivingBytes += bytes
@@ -130,6 +128,7 @@ export class EvictingCache implements ChunkCache {
       return await put()
     } finally {
       this.#arrivingBytes -= bytes
+      addTo(this.#arrivals, id, -1)
       letGo()
     }
   }
@@ -143,12 +142,16 @@ export class EvictingCache implements ChunkCache {
   }
 
   async have (ids: readonly ChunkId[]): Promise<boolean[]> {
+    for (const id of ids) this.pathOf(id) // ERR_USAGE for what is no chunk id
     const letGo = this.hold(ids)
     try {
       if (this.#leaving.size > 0) for (const id of ids) await this.#leaving.get(id)
-      const there = await this.#store.have(ids)
-      for (const [index, id] of ids.entries()) if (there[index] === true) await this.#use(id)
-      return there
+      // Whatever is here is in the books. What is in them is looked for: a mount unlinks a file that it finds bad.
+      const listed = ids.filter((id) => this.#entries.has(id) || this.#arrivals.has(id))
+      const found = await this.#store.have(listed)
+      const there = new Set(listed.filter((_, index) => found[index] === true))
+      for (const id of there) await this.#use(id)
+      return ids.map((id) => there.has(id))
     } finally {
       letGo()
     }
@@ -306,6 +309,13 @@ export class EvictingCache implements ChunkCache {
     this.#entries.delete(id)
     this.#bytes -= entry.bytes
   }
+}
+
+/** A count that has come to 0 is out of the map. */
+function addTo (counts: Map<ChunkId, number>, id: ChunkId, amount: number): void {
+  const count = (counts.get(id) ?? 0) + amount
+  if (count > 0) counts.set(id, count)
+  else counts.delete(id)
 }
 
 function secondsOf (ms: number): number {
