@@ -47,10 +47,22 @@ interface OpenChunk {
   readonly users: Array<{ readonly table: VersionTable, readonly index: number }>
 }
 
+/** Chunks missed in this turn of the event loop, for one request. */
+interface Wanted {
+  readonly ids: ChunkId[]
+  bytes: number
+  readonly fetched: Promise<void>
+}
+
 /** A quiesce closes this many descriptors at least, so that its cost is shared. */
 const CLOSE_BATCH = 64
 /** Looks at one chunk's file in a row: bad so often, the disk is broken, and we say so; evicted so often, we wait before we ask again. */
 const ATTEMPTS_MAX = 4
+/**
+ * Asked for in one request to the daemon, in bytes of chunks: as much as the largest request of the kernel covers. The answer comes when all
+ * of them are here; of what is fetched ahead the reader is to have the first ones while the last ones are still on their way.
+ */
+const FETCH_BYTES_MAX = 1024 * 1024
 /** As many as the thread pool reads at once. */
 const BUFFERS_MAX = 4
 /** A walk over all open files rests after so many, for requests that wait for the main thread. */
@@ -64,7 +76,7 @@ export class ChunkFiles {
   readonly #flights = new Flights<ChunkId>()
   /** To check files in: new ones for each would make the garbage collector look at the whole heap every few chunks. */
   readonly #buffers: Buffer[] = []
-  #wanted: { readonly ids: ChunkId[], readonly fetched: Promise<void> } | undefined
+  #wanted: Wanted | undefined
   #making: Promise<void> | undefined
   readonly counters = { opened: 0, fetched: 0, corrupt: 0, closed: 0 }
 
@@ -87,7 +99,7 @@ export class ChunkFiles {
     while (!this.#publish(id, table, index)) {
       await this.#flights.join(id, signal, async () => {
         await withDeadline(clock, missDeadlineMs, [ending], async (own) => {
-          await patiently(clock, own, async () => { await this.#obtain(id, own) })
+          await patiently(clock, own, async () => { await this.#obtain(id, table.ref.chunkSize, own) })
         })
       })
     }
@@ -102,13 +114,13 @@ export class ChunkFiles {
   }
 
   /** Opens the chunk's file and checks it, fetching it when it is not there or bad. ERR_UNAVAILABLE when it is evicted faster than that. */
-  async #obtain (id: ChunkId, signal: AbortSignal): Promise<void> {
+  async #obtain (id: ChunkId, sizeBytes: number, signal: AbortSignal): Promise<void> {
     let outcome: 'open' | 'absent' | 'corrupt' = 'absent'
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
       if (this.#open.size >= this.#init.openMax) await this.#makeRoom()
       outcome = await this.#openVerified(id)
       if (outcome === 'open') return
-      await this.#fetch(id, signal)
+      await this.#fetch(id, sizeBytes, signal)
     }
     throw new P2pvmError(outcome === 'corrupt' ? 'ERR_CORRUPT' : 'ERR_UNAVAILABLE', `the cache file of ${id} is ${outcome} however often it is fetched`, { cid: id })
   }
@@ -151,19 +163,21 @@ export class ChunkFiles {
     }
   }
 
-  /** Chunks that are missed in one turn of the event loop are one request to the daemon. */
-  async #fetch (id: ChunkId, signal: AbortSignal): Promise<void> {
-    if (this.#wanted === undefined) {
+  /** Chunks that are missed in one turn of the event loop are one request to the daemon, or a few when they are many. */
+  async #fetch (id: ChunkId, sizeBytes: number, signal: AbortSignal): Promise<void> {
+    let wanted = this.#wanted
+    if (wanted === undefined || wanted.bytes + sizeBytes > FETCH_BYTES_MAX) {
       const ids: ChunkId[] = []
       const fetched = Promise.resolve().then(async () => {
         this.#wanted = undefined
         await this.#components.source.fetch(ids, signal)
         this.counters.fetched += ids.length
       })
-      this.#wanted = { ids, fetched }
+      this.#wanted = wanted = { ids, bytes: 0, fetched }
     }
-    this.#wanted.ids.push(id)
-    await this.#wanted.fetched
+    wanted.ids.push(id)
+    wanted.bytes += sizeBytes
+    await wanted.fetched
   }
 
   async #makeRoom (): Promise<void> {

@@ -98,6 +98,26 @@ describe('chunk files', () => {
     expect(questions).toHaveLength(1)
   })
 
+  it('of many that are missed at once are there a mebibyte at a time, the first before the last', async () => {
+    const chunkSize = 256 * 1024
+    const table = new VersionTable({ ...ref, size: COUNT * chunkSize, chunkSize }, { source, clock, folder: join(folder, 'leaves') })
+    const last = Promise.withResolvers<void>()
+    fetch = async (chunks) => {
+      if (chunks.includes(ids[15]!)) await last.promise
+      for (const id of chunks) put(id)
+    }
+    const files = makeFiles()
+    const indices = range(6, 16)
+    const ensured = files.ensure(table, indices, signal)
+    await files.ensure(table, indices.slice(0, 8), signal)
+    expect(fetches).toEqual([ids.slice(6, 10), ids.slice(10, 14), ids.slice(14, 16)])
+    expect(indices.map((index) => table.slots[index] !== SLOT_UNKNOWN)).toEqual(indices.map((index) => index < 14))
+    last.resolve()
+    await ensured
+    expect(indices.some((index) => table.slots[index] === SLOT_UNKNOWN)).toBe(false)
+    expect(files.counters.fetched).toBe(10)
+  })
+
   it('that do not match their name are dropped and fetched again, and given up in the end', async () => {
     const files = makeFiles()
     const table = makeTable()
