@@ -73,7 +73,7 @@ export function planRead (from: number, to: number, top: PageMap | undefined, se
 export class FileView {
   readonly fh: number
   readonly size: number
-  readonly #chunkSize: number
+  readonly chunkSize: number
   readonly #slots: Int32Array
   readonly #used: Uint8Array
   readonly #top: OverlayView | undefined
@@ -85,7 +85,7 @@ export class FileView {
   constructor (init: FileViewInit) {
     this.fh = init.fh
     this.size = init.size
-    this.#chunkSize = init.base.chunkSize
+    this.chunkSize = init.base.chunkSize
     this.#slots = new Int32Array(init.base.slots)
     this.#used = new Uint8Array(init.base.used)
     this.#top = init.top
@@ -114,9 +114,9 @@ export class FileView {
 
   #readBase (buffer: Uint8Array, at: number, from: number, to: number): boolean {
     for (let position = from; position < to;) {
-      const index = Math.floor(position / this.#chunkSize)
-      const within = position - index * this.#chunkSize
-      const length = Math.min(to - position, this.#chunkSize - within)
+      const index = Math.floor(position / this.chunkSize)
+      const within = position - index * this.chunkSize
+      const length = Math.min(to - position, this.chunkSize - within)
       const slot = this.#slotOf(index)
       if (slot === SLOT_UNKNOWN) return false
       if (slot === SLOT_HOLE) buffer.fill(0, at, at + length)
@@ -135,12 +135,20 @@ export class FileView {
     return index < this.#slots.length ? Atomics.load(this.#slots, index) : SLOT_HOLE
   }
 
+  /** The file of a chunk that is at hand; undefined also where the chunk begins with what has been written since. */
+  chunkFd (index: number): number | undefined {
+    const slot = index < 0 ? SLOT_UNKNOWN : this.#slotOf(index)
+    if (slot === SLOT_UNKNOWN || slot === SLOT_HOLE) return undefined
+    const page = Math.floor(index * this.chunkSize / PAGE_BYTES)
+    return (this.#topMap?.validAt(page) ?? 0) === 0 && (this.#sealedMap?.validAt(page) ?? 0) === 0 ? slot - 1 : undefined
+  }
+
   /** Chunks that a read of `[from, to)` needs and that are not at hand. */
   missingChunks (from: number, to: number): number[] {
     const missing: number[] = []
     for (const segment of planRead(from, to, this.#topMap, this.#sealedMap)) {
       if (segment.layer !== 'base') continue
-      for (let index = Math.floor(segment.from / this.#chunkSize); index * this.#chunkSize < segment.to; index++) {
+      for (let index = Math.floor(segment.from / this.chunkSize); index * this.chunkSize < segment.to; index++) {
         if (this.#slotOf(index) === SLOT_UNKNOWN && missing.at(-1) !== index) missing.push(index)
       }
     }
@@ -161,8 +169,8 @@ export class FileView {
         continue
       }
       for (let at = segment.from; at < segment.to;) {
-        const index = Math.floor(at / this.#chunkSize)
-        const end = Math.min(segment.to, (index + 1) * this.#chunkSize)
+        const index = Math.floor(at / this.chunkSize)
+        const end = Math.min(segment.to, (index + 1) * this.chunkSize)
         if (this.#slotOf(index) !== SLOT_HOLE) add(at, end)
         at = end
       }

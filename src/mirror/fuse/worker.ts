@@ -3,13 +3,15 @@
  * pwrite and one write, and hands everything else to the main thread. It never waits for the network or for the main thread,
  * so cached reads go on whatever happens there.
  *
- * State it owns: its request and reply buffers, and its views of the open files, which the main thread publishes.
+ * State it owns: its request and reply buffers, its views of the open files, which the main thread publishes, and who reads ahead
+ * in them (`disk-read-ahead.ts`).
  */
 import { constants } from 'node:fs'
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { ERRNO } from '../errno.ts'
 import { FileView, type FileViewInit } from '../file-view.ts'
 import { readRequest, writeReply } from './channel.ts'
+import { DiskReadAhead } from './disk-read-ahead.ts'
 import { EpochPassenger } from './epoch.ts'
 import { FUSE_READ, FUSE_WRITE } from './opcodes.ts'
 import { FUSE_WRITE_IN_BYTES, IN_HEADER_BYTES, MAX_WRITE_BYTES, OUT_HEADER_BYTES, READ_BUFFER_BYTES } from './protocol.ts'
@@ -37,6 +39,7 @@ const WRITE_REPLY_BYTES = OUT_HEADER_BYTES + 8
 function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
   const passenger = new EpochPassenger(init.epoch, init.worker)
   const views = new Map<number, FileView>()
+  const ahead = new DiskReadAhead()
   // Filled: a kill while the kernel copies a request to a page that is not there yet would fail that request, and not keep it.
   const request = Buffer.alloc(READ_BUFFER_BYTES, 1)
   const reply = Buffer.allocUnsafeSlow(OUT_HEADER_BYTES + MAX_WRITE_BYTES)
@@ -62,7 +65,10 @@ function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
       const direct = (request.readUInt32LE(IN_HEADER_BYTES + READ_FILE_FLAGS_AT) & constants.O_DIRECT) !== 0
       // QEMU tries one byte to learn what it must align to, and takes whole pages for the answer when it gets it.
       if (direct && length > 0 && !view.wholeSectors(offset, offset + length)) return answer(OUT_HEADER_BYTES, ERRNO.EINVAL)
-      return view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length) && answer(OUT_HEADER_BYTES + length)
+      if (!view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length)) return false
+      answer(OUT_HEADER_BYTES + length)
+      ahead.answered(view, offset, offset + length)
+      return true
     }
     if (!view.takesWrite(offset, offset + size)) return false
     view.writeFrom(request, IN_HEADER_BYTES + FUSE_WRITE_IN_BYTES, offset, offset + size)
