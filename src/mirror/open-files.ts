@@ -212,6 +212,11 @@ export class OpenFiles {
     await this.#byFh.get(fh)?.copy?.fsync(pid)
   }
 
+  /** See `Overlay`. */
+  writeBack (fh: number): void {
+    this.#byFh.get(fh)?.file.layers.top?.writeBack()
+  }
+
   /** Files that a program or the daemon has open. */
   get openCount (): number {
     return this.#byFh.size

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
-import { READ_AHEAD_BYTES } from '../../src/mirror/fuse/protocol.ts'
+import { DIRTY_PERCENT_MAX, READ_AHEAD_BYTES } from '../../src/mirror/fuse/protocol.ts'
 import { SmallDisk } from '../harness/small-disk.ts'
 import { mountSuite } from '../harness/mount-suite.ts'
 import { BLOB, IMAGE, type MountProcess, MountWorld, python, PythonProcess, run } from '../harness/mount-process.ts'
@@ -29,6 +29,14 @@ page = mmap.mmap(-1, max(size, 4096)); page[:size] = bytes([byte]) * size
 fd = os.open(path, os.O_RDWR | os.O_DIRECT)
 assert os.pwritev(fd, [memoryview(page)[:size]], offset) == size
 os.close(fd)`
+
+/** MiB after MiB, in the same place. */
+const WRITE_MANY = `
+import mmap, os, sys
+mib = mmap.mmap(-1, ${MIB})
+file = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT)
+for _ in range(int(sys.argv[2])): assert os.pwritev(file, [mib], 0) == ${MIB}
+os.close(file)`
 
 mountSuite('a mount', (driver) => {
   let world: MountWorld
@@ -75,6 +83,25 @@ print(bytes(page).hex())`
     await run('ls', world.mountpoint)
     const device = (await run('stat', '-c', '%Hd:%Ld', world.mountpoint)).trim()
     expect(Number(readFileSync(`/sys/class/bdi/${device}/read_ahead_kb`, 'utf8'))).toBe(READ_AHEAD_BYTES / KIB)
+  })
+
+  it('lets the kernel keep more of what was written than it does by itself, if it keeps any', async () => {
+    await world.start()
+    await run('ls', world.mountpoint)
+    const device = (await run('stat', '-c', '%Hd:%Ld', world.mountpoint)).trim()
+    expect(Number(readFileSync(`/sys/class/bdi/${device}/max_ratio`, 'utf8')) === DIRTY_PERCENT_MAX).toBe(driver.writeback)
+  })
+
+  it.runIf(driver.workers)('brings to the disk what is written, while more is', async () => {
+    const { mount, path } = await withCopy()
+    const write = async (mib: number): Promise<number> => {
+      await python(WRITE_MANY, path, String(mib))
+      return (await mount.call('counters') as Record<string, number>).written_back ?? 0
+    }
+    expect(await write(24)).toBe(0)
+    // Each of two workers says so for every 32 MiB that it has written.
+    expect(await write(104)).toBeGreaterThanOrEqual(2)
+    expect(await write(1)).toBeLessThanOrEqual(3)
   })
 
   it('lists what is there, and refuses every write to a version with EROFS', async () => {

@@ -14,7 +14,7 @@ import { P2pvmError } from '../../protocols/errors.ts'
 import type { Clock, Log } from '../../protocols/seams.ts'
 import { isNodeError } from '../files.ts'
 import { withSignal } from '../patience.ts'
-import { READ_AHEAD_BYTES } from './protocol.ts'
+import { DIRTY_PERCENT_MAX, READ_AHEAD_BYTES } from './protocol.ts'
 
 export const DEVICE = '/dev/fuse'
 /** What mountinfo and `mount -t` call us. */
@@ -48,6 +48,7 @@ export async function mountDevice (path: string, clock: Clock, log: Log): Promis
     await mountFusectl()
     const connection = await connectionOf(mountpoint)
     setReadAhead(connection, log)
+    setDirtyShare(connection, log)
     return { fd, mountpoint, connection }
   } catch (error) {
     closeSync(fd)
@@ -169,6 +170,15 @@ export function setReadAhead (connection: number, log: Log): void {
     writeFileSync(join(BDI, `0:${connection}`, 'read_ahead_kb'), String(READ_AHEAD_BYTES / 1024))
   } catch (error) {
     log.debug('the kernel reads ahead by no more than its default', { error: String(error) })
+  }
+}
+
+/** The writeback cache alone makes use of it. Best effort, as above. */
+function setDirtyShare (connection: number, log: Log): void {
+  try {
+    writeFileSync(join(BDI, `0:${connection}`, 'max_ratio'), String(DIRTY_PERCENT_MAX))
+  } catch (error) {
+    log.debug('the kernel keeps no more than its default for a mount to write', { error: String(error) })
   }
 }
 

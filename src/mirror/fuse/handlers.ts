@@ -170,6 +170,11 @@ export class Handlers {
     return wire.writeOut(bytes.length)
   }
 
+  /** Workers have written much to a file. */
+  written (fh: number): void {
+    this.#files.writeBack(fh)
+  }
+
   async lseek ({ body }: Request): Promise<Answer> {
     const { fh, offset, whence } = wire.readLseekIn(body)
     return wire.lseekOut(await this.#files.seek(fh, offset, whence))

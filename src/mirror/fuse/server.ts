@@ -107,8 +107,14 @@ export class FuseServer {
 
   #onMessage (message: FromWorker): void {
     if (message.kind === 'passed') this.#epoch.onPassed()
+    else if (message.kind === 'written') this.#onWritten(message.fh)
     else if (message.kind === 'request') void this.#serve(Buffer.from(message.bytes.buffer, message.bytes.byteOffset, message.bytes.length))
     else for (const controller of this.#underWay.values()) controller.abort()
+  }
+
+  #onWritten (fh: number): void {
+    this.counters.written_back = (this.counters.written_back ?? 0) + 1
+    this.#handlers?.written(fh)
   }
 
   async #serve (bytes: Buffer): Promise<void> {

@@ -3,8 +3,8 @@
  * pwrite and one write, and hands everything else to the main thread. It never waits for the network or for the main thread,
  * so cached reads go on whatever happens there.
  *
- * State it owns: its request and reply buffers, its views of the open files, which the main thread publishes, and who reads ahead
- * in them (`disk-read-ahead.ts`).
+ * State it owns: its request and reply buffers, its views of the open files, which the main thread publishes, who reads ahead in
+ * them (`disk-read-ahead.ts`), and how much it has written to each.
  */
 import { constants } from 'node:fs'
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
@@ -25,9 +25,10 @@ export interface WorkerInit {
 /** From the main thread. */
 export type ToWorker = { readonly kind: 'view', readonly view: FileViewInit } | { readonly kind: 'close', readonly fh: number }
 
-/** To the main thread: a request for it, or that a quiesce may be over, or that the connection has ended. */
+/** To the main thread: a request for it, or that much was written to a file, or that a quiesce may be over, or that the connection has ended. */
 export type FromWorker =
   | { readonly kind: 'request', readonly bytes: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'written', readonly fh: number }
   | { readonly kind: 'passed' }
   | { readonly kind: 'ended' }
 
@@ -35,11 +36,15 @@ const UNIQUE_AT = 8
 /** In the body of FUSE_READ: the flags that the file was opened with. */
 const READ_FILE_FLAGS_AT = 32
 const WRITE_REPLY_BYTES = OUT_HEADER_BYTES + 8
+/** By one worker, to one file: enough for the disk to be busy with, and little enough for an fsync to wait for. */
+const WRITTEN_BYTES_MAX = 32 * 1024 * 1024
 
 function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
   const passenger = new EpochPassenger(init.epoch, init.worker)
   const views = new Map<number, FileView>()
   const ahead = new DiskReadAhead()
+  /** Bytes by file, since the main thread was told. */
+  const written = new Map<number, number>()
   // Filled: a kill while the kernel copies a request to a page that is not there yet would fail that request, and not keep it.
   const request = Buffer.alloc(READ_BUFFER_BYTES, 1)
   const reply = Buffer.allocUnsafeSlow(OUT_HEADER_BYTES + MAX_WRITE_BYTES)
@@ -74,13 +79,17 @@ function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
     view.writeFrom(request, IN_HEADER_BYTES + FUSE_WRITE_IN_BYTES, offset, offset + size)
     reply.writeUInt32LE(size, OUT_HEADER_BYTES)
     reply.writeUInt32LE(0, OUT_HEADER_BYTES + 4)
-    return answer(WRITE_REPLY_BYTES)
+    answer(WRITE_REPLY_BYTES)
+    const bytes = (written.get(view.fh) ?? 0) + size
+    if (bytes >= WRITTEN_BYTES_MAX) tell({ kind: 'written', fh: view.fh })
+    written.set(view.fh, bytes % WRITTEN_BYTES_MAX)
+    return true
   }
 
   for (;;) {
     const length = readRequest(init.deviceFd, request)
     if (length === 0) break
-    if (passenger.enter()) drain(port, views)
+    if (passenger.enter()) drain(port, views, written)
     try {
       if (!answered(request.readUInt32LE(4))) {
         const bytes = new Uint8Array(length)
@@ -99,11 +108,14 @@ function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
   port.close()
 }
 
-function drain (port: NonNullable<typeof parentPort>, views: Map<number, FileView>): void {
+function drain (port: NonNullable<typeof parentPort>, views: Map<number, FileView>, written: Map<number, number>): void {
   for (let received = receiveMessageOnPort(port); received !== undefined; received = receiveMessageOnPort(port)) {
     const message = received.message as ToWorker
     if (message.kind === 'view') views.set(message.view.fh, new FileView(message.view))
-    else views.delete(message.fh)
+    else {
+      views.delete(message.fh)
+      written.delete(message.fh)
+    }
   }
 }
 

@@ -45,11 +45,13 @@ vi.mock('node:worker_threads', async (original) => {
 
 const view = { fh: 3 } as unknown as FileViewInit
 let server: FuseServer
+let written: number[]
 
 beforeEach(() => {
   workers.length = 0
   server = new FuseServer({ deviceFd: -1, workers: 2 }, { clock, log: { debug () {}, info () {}, warn () {}, error () {} } })
-  server.start({} as Handlers)
+  written = []
+  server.start({ written: (fh: number) => { written.push(fh) } } as Handlers)
 })
 
 async function turn (): Promise<void> {
@@ -86,4 +88,9 @@ describe('a change of a file', () => {
       expect(received).toEqual([{ kind: 'view', view }])
     }
   })
+})
+
+it('a file that a worker has written much to is brought to the disk meanwhile', () => {
+  workers[1]!.tell({ kind: 'written', fh: 3 })
+  expect(written).toEqual([3])
 })

@@ -9,18 +9,23 @@ import { PAGE_BYTES, PAGE_VALID } from '../../../src/mirror/page-map.ts'
 
 const SIZE = 4 * PAGE_BYTES
 
-/** Told of each fdatasync before it begins. */
-const disk = vi.hoisted(() => ({ onSync: (_fd: number): void => {} }))
+/** Told of each fdatasync before it begins, and what its end waits for. */
+const disk = vi.hoisted(() => ({ onSync: (_fd: number): void => {}, held: Promise.resolve() }))
 
 vi.mock('node:fs', async (original) => {
   const real = await original<typeof fs>()
-  return { ...real, fdatasync: (fd: number, done: (error: Error | null) => void) => { disk.onSync(fd); real.fdatasync(fd, done) } }
+  return { ...real, fdatasync: (fd: number, done: (error: Error | null) => void) => {
+    disk.onSync(fd)
+    void disk.held.then(() => { real.fdatasync(fd, done) }, done)
+  } }
 })
 
 let folder: string
 let overlay: Overlay
 
 beforeEach(async () => {
+  disk.onSync = () => {}
+  disk.held = Promise.resolve()
   folder = mkdtempSync(join(tmpdir(), 'p2pvm-overlay-sync-'))
   overlay = await Overlay.open(folder, SIZE)
 })
@@ -60,4 +65,37 @@ it('a sync that fails is made up for by the next', async () => {
   disk.onSync = () => {}
   await overlay.sync()
   expect(synced()).toEqual([0, 0, PAGE_VALID, 0])
+})
+
+it('writing back makes nothing count as synced, and goes one at a time', async () => {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  const seen: number[] = []
+  disk.onSync = (fd) => { seen.push(fd) }
+  disk.held = promise
+  write(1)
+  overlay.writeBack()
+  overlay.writeBack()
+  expect(seen).toEqual([overlay.view().pagesFd])
+  disk.held = Promise.resolve()
+  let closed = false
+  const closing = overlay.sync().then(() => { closed = true })
+  await new Promise((done) => { setTimeout(done, 20) })
+  expect(closed, 'a sync has not heard yet what becomes of it').toBe(false)
+  expect(synced()).toEqual([])
+  resolve()
+  await closing
+  expect(synced()).toEqual([0, PAGE_VALID, 0, 0])
+  overlay.writeBack()
+  expect(seen.length).toBe(4)
+})
+
+it('whoever syncs next is told of pages that could not be written back, once', async () => {
+  write(3)
+  disk.held = Promise.reject(new Error('the disk failed'))
+  overlay.writeBack()
+  disk.held = Promise.resolve()
+  await expect(overlay.sync()).rejects.toThrow('the disk failed')
+  expect(synced()).toEqual([])
+  await overlay.sync()
+  expect(synced()).toEqual([0, 0, 0, PAGE_VALID])
 })
