@@ -28,6 +28,8 @@ const WRITER_KEY = new Uint8Array(32)
 /** Some 200 bytes, as an assignment and its extents take. */
 const ETCD_VALUE = new Uint8Array(200)
 const READ_BYTES = 8 * MIB
+/** A version manager runs for months: V8 has compiled by then what it does all the time. Half as fast at first, and no faster after this. */
+const WARM_UP_SECONDS = 20
 /** Versions that are timed one by one, of a blob of each size and of a history of each length. */
 const TIMED_VERSIONS = 50
 
@@ -46,12 +48,12 @@ await withFabric(async (workshop) => {
 })
 
 /** Calls `work` from `writers` loops at once; how often per second it came to an end. */
-async function rate (writers: number, work: (writer: number) => Promise<unknown>): Promise<number> {
-  await Promise.all(Array.from({ length: writers }, async (_, writer) => { await work(writer) })) // connections, code, first pages
+async function rate (writers: number, work: (writer: number) => Promise<unknown>, forSeconds = seconds): Promise<number> {
+  await Promise.all(Array.from({ length: writers }, async (_, writer) => { await work(writer) })) // connections, first pages
   const startMs = performance.now()
   let done = 0
   await Promise.all(Array.from({ length: writers }, async (_, writer) => {
-    while (performance.now() - startMs < seconds * 1000) {
+    while (performance.now() - startMs < forSeconds * 1000) {
       await work(writer)
       done += 1
     }
@@ -65,16 +67,20 @@ async function throughput ({ fabric, folder }: Workshop): Promise<void> {
   const etcdAlone = await startEtcd(join(folder, 'etcd-alone'))
   const { peer } = await startClient(fabric, join(folder, 'writer'))
   const rows: string[][] = []
+  const newBlobs = async (count: number): Promise<string[]> =>
+    await Promise.all(Array.from({ length: count }, async () => (await peer.blobs.create({ chunkSize: CHUNK_BYTES })).blob))
   try {
+    const first = await newBlobs(WRITERS.at(-1)!)
+    await rate(first.length, async (writer) => { await assignAndComplete(versions, first[writer]!) }, WARM_UP_SECONDS)
     for (const writers of WRITERS) {
       const [ownBlobs, oneBlob, transactions, alone, writes] = [new Spread(), new Spread(), new Spread(), new Spread(), new Spread()]
       for (let round = 0; round < rounds; round++) {
-        const blobs = await Promise.all(Array.from({ length: writers }, async () => (await peer.blobs.create({ chunkSize: CHUNK_BYTES })).blob))
+        const blobs = await newBlobs(writers)
         ownBlobs.add(await rate(writers, async (writer) => { await assignAndComplete(versions, blobs[writer]!) }))
         transactions.add(await rate(writers, async (writer) => { await etcd.put(`writer/${writer}`, ETCD_VALUE) }))
         alone.add(await rate(writers, async (writer) => { await etcdAlone.put(`writer/${writer}`, ETCD_VALUE) }))
         oneBlob.add(await rate(writers, async () => { await assignAndComplete(versions, blobs[0]!) }))
-        const fresh = await Promise.all(blobs.map(async () => (await peer.blobs.create({ chunkSize: CHUNK_BYTES })).blob))
+        const fresh = await newBlobs(writers)
         writes.add(await rate(writers, async (writer) => await peer.blobs.write(fresh[writer]!, [{ offset: 0, bytes: randomBytes(CHUNK_BYTES) }])))
       }
       const ratioTo = (theirs: Spread, ours = ownBlobs): string => spreadOf(ours.values.map((pairs, round) => 2 * pairs / theirs.values[round]!)).text(2)

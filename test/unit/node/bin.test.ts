@@ -70,7 +70,7 @@ test('through symbolic links, from anywhere', async () => {
 
 test('a daemon gets a small young generation and one malloc arena, and neither it nor a mount collects all for a few chunks', async () => {
   node(path, 'node', 'v22.15.0')
-  expect((await run(inCheckout(), 'daemon', '--data', 'x')).stdout).toBe(`node 1 --max-semi-space-size=1 --initial-heap-size=64 ${checkout}/dist/p2pvm.js daemon --data x\n`)
+  expect((await run(inCheckout(), 'daemon', '--data', 'x')).stdout).toBe(`node 1 --max-semi-space-size=1 --initial-heap-size=40 ${checkout}/dist/p2pvm.js daemon --data x\n`)
   expect((await run(inCheckout(), 'mount', '/mnt')).stdout).toBe(`node --initial-heap-size=48 ${checkout}/dist/p2pvm.js mount /mnt\n`)
 })
 
