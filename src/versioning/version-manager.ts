@@ -254,7 +254,6 @@ export class VersionManager implements VersionService {
 
   async log ({ blob, from }: VersionRequest<'log'>): Promise<VersionAnswer<'log'>> {
     const latest = await this.#certain(() => this.#histories.latest(blob).version.version)
-    await this.#store.flush()
     const page = new AnswerPage<Uint8Array>()
     for (const signed of this.#store.publishedFrom(blob, from, Math.min(PAGE_ROWS_MAX, Math.max(0, latest + 1 - from)))) {
       if (!page.add(signed, signed)) break

@@ -118,7 +118,7 @@ export class VersionStore {
     }
   }
 
-  /** For what follows from the rest and may be lost in a crash: goes along with the next write. Until then only `published` sees it. */
+  /** For what follows from the rest and may be lost in a crash: goes along with the next write. Until then what is published is seen here alone. */
   defer (operations: readonly Operation[]): void {
     for (const { key, value } of operations) this.#deferred.set(key, value)
   }
@@ -131,12 +131,12 @@ export class VersionStore {
   history (blob: BlobId): StoredHistory | undefined {
     const geometry = this.#read(`vm/blob/${blob}`, decodeGeometry)
     if (geometry === undefined) return undefined
-    const open = this.#versions('open', blob, 0, Infinity).map(({ version, value }) => {
+    const open = this.#versions('open', blob).map(({ version, value }) => {
       const assigned = this.assigned(blob, version)
       if (assigned === undefined) throw new P2pvmError('ERR_CORRUPT', `version ${version} of ${blob} is open and was never assigned`, { blob, version })
       return { version, assigned, complete: stored(() => completionOf(value)) }
     })
-    const aborted = this.#versions('aborted', blob, 0, Infinity).map(({ version, value }) => {
+    const aborted = this.#versions('aborted', blob).map(({ version, value }) => {
       const [attempt, sizeBefore] = stored(() => decodeAborted(decodeCbor(value), 'aborted'))
       return { version, attempt, sizeBefore }
     })
@@ -164,9 +164,13 @@ export class VersionStore {
     return signed === undefined ? undefined : hashOfSigned(signed)
   }
 
-  /** Signed headers of published versions from `from` on, at most `limit`; `flush` comes first. */
-  publishedFrom (blob: BlobId, from: number, limit: number): Uint8Array[] {
-    return this.#versions('published', blob, from, limit).map(({ value }) => value)
+  /** Signed headers of published versions from `from` on, at most `limit`. */
+  * publishedFrom (blob: BlobId, from: number, limit: number): Generator<Uint8Array> {
+    for (let version = from; version < from + limit; version++) {
+      const signed = this.#signed({ blob, version })
+      if (signed === undefined) return
+      yield signed
+    }
   }
 
   request (requestId: string): RequestEntry | undefined {
@@ -209,9 +213,8 @@ export class VersionStore {
     return last === undefined ? -1 : versionOfKey(last.key)
   }
 
-  #versions (kind: string, blob: BlobId, from: number, limit: number): Array<{ version: number, value: Uint8Array }> {
-    const start = versionKey(kind, blob, from)
-    const entries = this.#store.range({ start, end: `vm/${kind}/${blob}${AFTER_SLASH}`, limit })
+  #versions (kind: string, blob: BlobId): Array<{ version: number, value: Uint8Array }> {
+    const entries = this.#store.range({ start: `vm/${kind}/${blob}/`, end: `vm/${kind}/${blob}${AFTER_SLASH}` })
     return Array.from(entries, ({ key, value }) => ({ version: versionOfKey(key), value }))
   }
 

@@ -35,6 +35,7 @@ test('on a full disk it stays for a later write', async () => {
   await clock.advance(MARKED_MS)
   await expect(fabric.manager.create(newBlob('another-blob'), context)).rejects.toMatchObject({ code: 'ERR_DISK_FULL' })
   expect(await recent(fabric, blob)).toBe(1)
+  expect((await fabric.manager.log({ op: 'log', blob, from: 0 })).versions.length).toBe(2)
   fabric.store.fate = () => 'kept'
   await publish(fabric, blob, 2)
   fabric.restart()
