@@ -36,6 +36,14 @@ export function oneOfGroup (blob: BlobId, version: number, members: number): P2p
   return new P2pvmError('ERR_NOT_ALLOWED', `version ${version} of ${blob} is one of a group of ${members}, which are complete together or not at all`, { blob, version })
 }
 
+/** With the reason's code. */
+export function stillInDoubt (blob: BlobId, reason: unknown): unknown {
+  if (!(reason instanceof P2pvmError)) return reason
+  return new P2pvmError(reason.code,
+    `the version manager has started again, and what is the latest version of ${blob} is not certain until storage peers have its publication record: ` +
+    reason.message, { ...reason.fields, blob }, reason)
+}
+
 export function writerFenced (blob: BlobId, version: number): P2pvmError {
   return new P2pvmError('ERR_CONFLICT',
     `nothing was heard of the writer of version ${version} of ${blob} for ${LEASE_MS / 1000} s, so that it was aborted and shows nothing; ` +

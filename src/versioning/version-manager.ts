@@ -36,7 +36,7 @@ import { Publisher } from './publisher.ts'
 import { memberRequestId } from './request-id.ts'
 import { InDoubt, type Tracked, TrackedHistories } from './tracked-histories.ts'
 import { Upkeep } from './upkeep.ts'
-import { assignedOtherwise, checkSameRequest, noSuchVersion, oneOfGroup, usedOtherwise, writerFenced } from './version-errors.ts'
+import { assignedOtherwise, checkSameRequest, noSuchVersion, oneOfGroup, stillInDoubt, usedOtherwise, writerFenced } from './version-errors.ts'
 import {
   type Assigned, type Author, type Completion, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
 } from './version-store.ts'
@@ -291,7 +291,8 @@ export class VersionManager implements VersionService {
         return read()
       } catch (error) {
         if (!(error instanceof InDoubt)) throw error
-        await this.#publisher.advance(error.tracked)
+        const { tracked } = error
+        await this.#publisher.advance(tracked).catch((reason: unknown) => { throw stillInDoubt(tracked.history.blob, reason) })
       }
     }
   }

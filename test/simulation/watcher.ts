@@ -1,8 +1,9 @@
 /**
  * Looks at what the version manager says is the latest, on its own machine: as soon as it is up, when it must know of everything
- * that its last life has shown to anybody, and now and then.
+ * that its last life has shown to anybody, and now and then. It may say that it cannot tell yet, while storage peers are away.
  */
 import { untilAborted } from '../../src/protocols/abort.ts'
+import { errorCodeOf } from '../../src/protocols/errors.ts'
 import type { Journal } from './journal.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { Running, SimulatedPeer } from './simulated-peer.ts'
@@ -37,7 +38,10 @@ export class Watcher {
     while (process.isAlive) {
       for (const blob of this.#journal.blobs) {
         const floor = this.#journal.newest(blob).version
-        const latest = await blobs.recent(blob)
+        const latest = await blobs.recent(blob).catch((error: unknown) => {
+          if (errorCodeOf(error) !== 'ERR_UNAVAILABLE') throw error
+        })
+        if (latest === undefined) continue
         this.#journal.checkNotOlder(latest, floor)
         this.#journal.saw(latest)
       }

@@ -71,7 +71,7 @@ describe('between publication and the mark of it', () => {
   test.each(Object.keys(asked))('nothing older is told after a crash: %s', async (what) => {
     const { fabric, blob } = await inDoubt()
     fabric.records.down = true
-    await expect(asked[what]!(fabric, blob)).rejects.toMatchObject({ code: 'ERR_UNAVAILABLE' })
+    await expect(asked[what]!(fabric, blob)).rejects.toMatchObject({ code: 'ERR_UNAVAILABLE', message: expect.stringMatching(/not certain until storage peers/), fields: { blob } })
     fabric.records.down = false
     expect(await asked[what]!(fabric, blob)).toBe(2)
   })
