@@ -14,7 +14,7 @@ import { type Header, type Publication, sealPublication } from './publication-co
 import { skipOf } from './skip-chain.ts'
 import type { Tracked } from './tracked-histories.ts'
 import { versionName } from './tree-names.ts'
-import { putAborted, putComplete, putPublished, type VersionStore } from './version-store.ts'
+import { putAborted, putOpen, putPublished, type VersionStore } from './version-store.ts'
 
 export interface PublisherComponents {
   readonly records: Records
@@ -163,6 +163,6 @@ export class Publisher {
     })
     await history.complete(version,
       () => abortedCompletion(history.blob, version, Math.floor(clock.now())),
-      async (completion) => { await writes.write([putComplete({ blob: history.blob, version }, completion)]) })
+      async (completion) => { await writes.write([putOpen({ blob: history.blob, version }, completion)]) })
   }
 }

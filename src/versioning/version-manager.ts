@@ -38,7 +38,7 @@ import { InDoubt, type Tracked, TrackedHistories } from './tracked-histories.ts'
 import { Upkeep } from './upkeep.ts'
 import { assignedOtherwise, checkSameRequest, noSuchVersion, oneOfGroup, stillInDoubt, usedOtherwise, writerFenced } from './version-errors.ts'
 import {
-  type Assigned, type Author, type Completion, type Operation, putAssigned, putBlob, putComplete, putInherited, putName, putRequest, type RequestEntry, VersionStore
+  type Assigned, type Author, type Completion, type Operation, putAssigned, putBlob, putInherited, putName, putOpen, putRequest, type RequestEntry, VersionStore
 } from './version-store.ts'
 import { type WritePart, WriteQueue } from './write-queue.ts'
 
@@ -182,7 +182,7 @@ export class VersionManager implements VersionService {
     await this.#heard({ tracked, version })
     await history.complete(version,
       () => this.#completionOf(request),
-      async (completion) => { await writes.write([putComplete(request, completion)]) })
+      async (completion) => { await writes.write([putOpen(request, completion)]) })
     await this.#publisher.publish(tracked, version)
     return { published: this.#publishedIfSo({ tracked, version }) }
   }
@@ -199,7 +199,7 @@ export class VersionManager implements VersionService {
       await history.complete(version,
         () => this.#completionOf({ ...members[at]!, message }),
         async (completion) => {
-          parts.push({ queue: writes, operations: [putComplete(members[at]!, completion)] })
+          parts.push({ queue: writes, operations: [putOpen(members[at]!, completion)] })
           await written.promise
         })
     })

@@ -244,11 +244,8 @@ export function putInherited (blob: BlobId, exceptions: readonly Exception[]): O
   return { key: `vm/inherited/${blob}`, value: encodeCbor(encodeExceptions(exceptions)) }
 }
 
-export function putComplete (id: VersionId, completion: Completion): Operation {
-  return putOpen(id, completion)
-}
-
-function putOpen ({ blob, version }: VersionId, complete: Completion | null): Operation {
+/** Assigned, and complete unless that is null; not published yet. */
+export function putOpen ({ blob, version }: VersionId, complete: Completion | null): Operation {
   if (complete === null) return { key: versionKey('open', blob, version), value: encodeCbor(null) }
   const { timeMs, message, bytesChanged, attempt, root, parent } = complete
   return { key: versionKey('open', blob, version), value: encodeCbor([timeMs, message, bytesChanged, attempt, linkTo(root), linkTo(parent)]) }
