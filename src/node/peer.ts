@@ -15,7 +15,7 @@ import { DiskChunkStore } from '../dht/disk-chunk-store.ts'
 import { EvictingCache } from '../dht/evicting-cache.ts'
 import { encodeFabricRecord, type FabricRecord } from '../dht/fabric.ts'
 import { KadMembership, kadLookup } from '../dht/kad-membership.ts'
-import { openLmdbStore } from '../dht/lmdb-store.ts'
+import { openStore } from '../dht/open-store.ts'
 import { MemberList } from '../dht/member-list.ts'
 import type { Membership, Role } from '../dht/membership.ts'
 import { nodeDisk } from '../dht/node-disk.ts'
@@ -214,9 +214,9 @@ function withAddresses (fabric: FabricRecord, self: PeerId, membership: Membersh
 async function openStores ({ dataDir, roles, cacheBytesMax }: PeerInit, world: World, { wrapChunkStore = (store) => store }: PeerOverrides): Promise<Stores> {
   for (const folder of [dataDir.cache, dataDir.working, dataDir.mounts]) await mkdir(folder, { recursive: true, mode: 0o750 })
   const components = { disk: nodeDisk, ...world }
-  const recordStore = roles.includes('storage') ? await openLmdbStore(dataDir.records) : undefined
-  const versionStore = roles.includes('versions') ? await openLmdbStore(dataDir.versions) : undefined
-  const seen = await openLmdbStore(dataDir.seen)
+  const recordStore = roles.includes('storage') ? await openStore(dataDir.records) : undefined
+  const versionStore = roles.includes('versions') ? await openStore(dataDir.versions) : undefined
+  const seen = await openStore(dataDir.seen)
   return {
     store: roles.includes('storage')
       ? wrapChunkStore(await DiskChunkStore.open(components, { root: dataDir.chunks, durable: true, freeFloorBytes: FREE_FLOOR_BYTES }))

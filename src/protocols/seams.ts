@@ -36,6 +36,8 @@ export interface Disk {
   read (path: string): Promise<Uint8Array>
   /** Creates a new file (EEXIST when it is there) for writing. */
   create (path: string): Promise<DiskFile>
+  /** Opens a file as it is; creates it when it is not there. Each of its writes is synced when it resolves. */
+  openWriteThrough (path: string): Promise<DiskFile>
   rename (from: string, to: string): Promise<void>
   unlink (path: string): Promise<void>
   readdir (path: string): Promise<string[]>
@@ -61,7 +63,7 @@ export interface DiskStat {
   readonly directory: boolean
 }
 
-/** An ordered, embedded key-value store (lmdb in production). Keys are strings, compared bytewise. */
+/** An ordered, embedded key-value store (lmdb with a log in production). Keys are ASCII strings, none of them with a zero in it. */
 export interface KeyValueStore {
   get (key: string): Uint8Array | undefined
   /** Entries with start <= key < end, in order (or reversed), at most `limit`. */

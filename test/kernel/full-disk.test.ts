@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { DiskChunkStore } from '../../src/dht/disk-chunk-store.ts'
-import { openLmdbStore } from '../../src/dht/lmdb-store.ts'
+import { openStore } from '../../src/dht/open-store.ts'
 import { nodeDisk } from '../../src/dht/node-disk.ts'
 import { RecordStore } from '../../src/dht/record-store.ts'
 import { createCounters, nodeClock } from '../../src/node/world.ts'
@@ -52,7 +52,7 @@ describeWith(['root'], 'a full disk', () => {
 
   it('is reported by the record store, which goes on when there is room', async () => {
     await mkdir(join(mountpoint, 'records'))
-    const database = await openLmdbStore(join(mountpoint, 'records', 'records.lmdb'))
+    const database = await openStore(join(mountpoint, 'records', 'records.lmdb'))
     try {
       const store = new RecordStore({ store: database, clock: nodeClock })
       const record = (index: number): { name: string, value: Uint8Array } => ({ name: `node/${index}`, value: Buffer.alloc(100_000, `${index}`) })

@@ -2,7 +2,7 @@
 import { writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { DiskChunkStore } from '../../src/dht/disk-chunk-store.ts'
-import { openLmdbStore } from '../../src/dht/lmdb-store.ts'
+import { openStore } from '../../src/dht/open-store.ts'
 import { nodeDisk } from '../../src/dht/node-disk.ts'
 import { RecordStore } from '../../src/dht/record-store.ts'
 import { createCounters, createLog, nodeClock } from '../../src/node/world.ts'
@@ -19,7 +19,7 @@ async function putChunk (): Promise<void> {
 }
 
 async function putRecord (): Promise<void> {
-  const store = new RecordStore({ store: await openLmdbStore(join(folder, 'records.lmdb')), clock: nodeClock })
+  const store = new RecordStore({ store: await openStore(join(folder, 'records.lmdb')), clock: nodeClock })
   writeSync(1, 'begin\n')
   await store.put([{ name: 'node/blob/1/0/0', value: bytes.subarray(0, 4096) }])
 }

@@ -146,6 +146,21 @@ export class SimulatedDisk implements Disk {
     })
   }
 
+  async openWriteThrough (path: string): Promise<DiskFile> {
+    const file = await this.#step('openWriteThrough', () => {
+      this.#inode(posix.dirname(path))
+      if (!this.#names.has(path)) this.#change(posix.dirname(path), setName(path, newInode(false, this.#init.clock.now())))
+      return this.#open(this.#inode(path), path)
+    })
+    return {
+      ...file,
+      write: async (bytes, position) => {
+        await file.write(bytes, position)
+        await file.datasync()
+      }
+    }
+  }
+
   async rename (from: string, to: string): Promise<void> {
     await this.#step('rename', () => {
       const inode = this.#inode(from)

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openLmdbStore } from '../../../src/dht/lmdb-store.ts'
+import { openStore } from '../../../src/dht/open-store.ts'
 import type { KeyValueStore } from '../../../src/protocols/seams.ts'
 
 const value = (text: string): Uint8Array => Buffer.from(text)
@@ -15,7 +15,7 @@ describe('lmdb store', () => {
 
   beforeEach(async () => {
     folder = await mkdtemp(join(tmpdir(), 'p2pvm-lmdb-'))
-    store = await openLmdbStore(join(folder, 'deep', 'records.lmdb'))
+    store = await openStore(join(folder, 'deep', 'records.lmdb'))
   })
   afterEach(async () => {
     await store.close()
@@ -25,7 +25,7 @@ describe('lmdb store', () => {
   it('keeps what was written over a restart', async () => {
     await store.write([{ key: 'a', value: value('1') }, { key: 'b', value: value('') }])
     await store.close()
-    store = await openLmdbStore(join(folder, 'deep', 'records.lmdb'))
+    store = await openStore(join(folder, 'deep', 'records.lmdb'))
     expect(store.get('a')).toEqual(value('1'))
     expect(store.get('b')).toEqual(value(''))
     expect(store.get('c')).toBeUndefined()
@@ -37,7 +37,7 @@ describe('lmdb store', () => {
     const later = store.write([{ key: 'a', value: value('2') }, { key: 'b', value: value('2') }])
     await store.close()
     await Promise.all([first, later])
-    store = await openLmdbStore(join(folder, 'deep', 'records.lmdb'))
+    store = await openStore(join(folder, 'deep', 'records.lmdb'))
     expect([store.get('a'), store.get('b')]).toEqual([value('2'), value('2')])
   })
 
