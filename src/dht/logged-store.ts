@@ -5,12 +5,13 @@
  * A `write` is applied whole or not at all. Those of one turn of the event loop, and those that come while an entry is on its way to the
  * disk, share the next entry: group commit. With LOG_BYTES in it the log turns over: the store takes what it held, in one transaction,
  * while the log's other file takes what comes. When the store cannot (its disk is full), that file fills, and then writes are refused with
- * the reason, tried anew with each; nothing that was acknowledged is lost.
+ * the reason, tried anew with each; nothing that was acknowledged is lost. `open` needs room in the store for what is in the log.
  *
  * State it owns: the log, the writes that are on their way to it, and those that are in it and not in the store, which readers see.
  */
+import assert from 'node:assert/strict'
 import { P2pvmError, errorCodeOf } from '../protocols/errors.ts'
-import type { Disk, KeyValueStore } from '../protocols/seams.ts'
+import type { Disk, KeyValueStore, Random } from '../protocols/seams.ts'
 import { type Operation, WriteAheadLog } from './write-ahead-log.ts'
 
 interface Entry { readonly key: string, readonly value: Uint8Array }
@@ -34,21 +35,37 @@ export interface LoggedStoreInit {
   readonly disk: Disk
   /** Of the log's files, without their endings. */
   readonly path: string
+  readonly random: Pick<Random, 'bytes'>
   /** Resolves when the rest of what comes in this turn of the event loop has come. */
   readonly turn: () => Promise<void>
+  /** When a file of the log has so much in it, the other one is taken: LOG_BYTES unless told. */
+  readonly logBytes?: number
+}
+
+/** What the store knows of the log. */
+interface Mark {
+  /** Sequence of the last entry that the store has taken. */
+  readonly applied: number
+  /** Of the log's checks. */
+  readonly seed: number
 }
 
 /** Some thousand versions. */
-const LOG_BYTES = 1024 * 1024
-/** In the store: the sequence of the last entry that it has taken, 8 bytes, big-endian. Before every other key. */
-const APPLIED = '\0'
-const AFTER_APPLIED = '\0\0'
-const SEQUENCE_BYTES = 8
+export const LOG_BYTES = 1024 * 1024
+/** lmdb's bound. */
+const KEY_CHARACTERS_MAX = 1978
+/** In the store: `applied`, 8 bytes, and `seed`, 4, big-endian. Before every other key. */
+const MARK = '\0'
+const AFTER_MARK = '\0\0'
+const APPLIED_BYTES = 8
+const SEED_BYTES = 4
 
 export class LoggedStore implements KeyValueStore {
   readonly #store: KeyValueStore
   readonly #log: WriteAheadLog
+  readonly #seed: number
   readonly #turn: () => Promise<void>
+  readonly #logBytes: number
   /** For the next entry, and the one that is on its way to the disk. */
   #waiting: Group | undefined
   #committing: Group | undefined
@@ -59,21 +76,31 @@ export class LoggedStore implements KeyValueStore {
   #commits: Promise<void> | undefined
   #settled: Promise<void> | undefined
   #broken: P2pvmError | undefined
+  #closing: Promise<void> | undefined
 
-  private constructor ({ store, turn }: LoggedStoreInit, log: WriteAheadLog) {
+  private constructor ({ store, turn, logBytes = LOG_BYTES }: LoggedStoreInit, log: WriteAheadLog, seed: number) {
     this.#store = store
     this.#turn = turn
+    this.#logBytes = logBytes
     this.#log = log
+    this.#seed = seed
   }
 
   /** The store takes what is only in the log. ERR_CORRUPT, ERR_DISK_FULL. */
   static async open (init: LoggedStoreInit): Promise<LoggedStore> {
-    const { store, disk, path } = init
-    const mark = store.get(APPLIED)
-    const { log, entries } = await WriteAheadLog.open({ disk, path, applied: mark === undefined ? undefined : sequenceOf(mark) })
-    const layer: Layer = new Map(entries.flatMap(({ operations }) => operations.map(({ key, value }) => [key, value] as const)))
-    if (mark === undefined || entries.length > 0) await store.write(settling({ layer, last: log.last }))
-    return new LoggedStore(init, log)
+    const { store, disk, path, random } = init
+    const value = store.get(MARK)
+    const mark = value === undefined ? undefined : decodeMark(value)
+    const seed = mark?.seed ?? Buffer.from(random.bytes(SEED_BYTES)).readUInt32BE()
+    const { log, entries } = await WriteAheadLog.open({ disk, path, applied: mark?.applied, seed })
+    try {
+      const layer: Layer = new Map(entries.flatMap(({ operations }) => operations.map(({ key, value }) => [key, value] as const)))
+      if (mark === undefined || entries.length > 0) await store.write(settling({ layer, last: log.last }, seed))
+      return new LoggedStore(init, log, seed)
+    } catch (error) {
+      await log.close()
+      throw error
+    }
   }
 
   get (key: string): Uint8Array | undefined {
@@ -86,7 +113,7 @@ export class LoggedStore implements KeyValueStore {
 
   * range ({ start, end, limit = Infinity, reverse = false }: Parameters<KeyValueStore['range']>[0]): Generator<Entry> {
     let left = limit
-    for (const { key, value } of this.#merged(start < AFTER_APPLIED ? AFTER_APPLIED : start, end, reverse)) {
+    for (const { key, value } of this.#merged(start < AFTER_MARK ? AFTER_MARK : start, end, reverse)) {
       if (value === null) continue
       if (left-- <= 0) return
       yield { key, value }
@@ -94,6 +121,8 @@ export class LoggedStore implements KeyValueStore {
   }
 
   async write (operations: readonly Operation[]): Promise<void> {
+    for (const { key } of operations) assert(isKey(key), `not a key: ${JSON.stringify(key)}`)
+    if (this.#closing !== undefined) throw new P2pvmError('ERR_UNAVAILABLE', 'the record store is closed')
     if (operations.length === 0) return
     this.#waiting ??= { layer: new Map(), committed: Promise.withResolvers() }
     const { layer, committed } = this.#waiting
@@ -102,12 +131,19 @@ export class LoggedStore implements KeyValueStore {
     await committed.promise
   }
 
-  /** When what was asked before is durable. */
+  /** When what was asked before is durable, or was refused. The store need not have all of it: the next `open` sees to that. */
   async close (): Promise<void> {
+    await (this.#closing ??= this.#close())
+  }
+
+  async #close (): Promise<void> {
     await this.#commits
     await this.#settled
-    await this.#log.close()
-    await this.#store.close()
+    try {
+      await this.#log.close()
+    } finally {
+      await this.#store.close()
+    }
   }
 
   async #commitAll (): Promise<void> {
@@ -128,7 +164,7 @@ export class LoggedStore implements KeyValueStore {
 
   async #commit (layer: Layer): Promise<void> {
     if (this.#broken !== undefined) throw this.#broken
-    if (this.#log.bytes >= LOG_BYTES) await this.#turnOver()
+    if (this.#log.bytes >= this.#logBytes) await this.#turnOver()
     const { operations } = await this.#append(layer)
     for (const { key, value } of operations) this.#recent.set(key, value)
   }
@@ -155,7 +191,7 @@ export class LoggedStore implements KeyValueStore {
   }
 
   async #settle (logged: Logged): Promise<void> {
-    await this.#store.write(settling(logged))
+    await this.#store.write(settling(logged, this.#seed))
     this.#settling = undefined
   }
 
@@ -184,13 +220,25 @@ function operationsOf (layer: Layer): Operation[] {
   return Array.from(layer, ([key, value]) => ({ key, value }))
 }
 
-/** What the store takes of a file of the log. */
-function settling ({ layer, last }: Logged): Operation[] {
-  const mark = Buffer.alloc(SEQUENCE_BYTES)
-  mark.writeBigUInt64BE(BigInt(last))
-  return [...operationsOf(layer), { key: APPLIED, value: mark }]
+/** ASCII: JavaScript orders them as their bytes. What lies before all of them is ours. */
+function isKey (key: string): boolean {
+  return key.length > 0 && key.length <= KEY_CHARACTERS_MAX && Buffer.byteLength(key) === key.length && !key.includes('\0')
 }
 
-function sequenceOf (mark: Uint8Array): number {
-  return Number(Buffer.from(mark).readBigUInt64BE())
+/** What the store takes of a file of the log. */
+function settling ({ layer, last }: Logged, seed: number): Operation[] {
+  return [...operationsOf(layer), { key: MARK, value: encodeMark({ applied: last, seed }) }]
+}
+
+function encodeMark ({ applied, seed }: Mark): Uint8Array {
+  const bytes = Buffer.alloc(APPLIED_BYTES + SEED_BYTES)
+  bytes.writeBigUInt64BE(BigInt(applied))
+  bytes.writeUInt32BE(seed, APPLIED_BYTES)
+  return bytes
+}
+
+function decodeMark (value: Uint8Array): Mark {
+  const bytes = Buffer.from(value)
+  if (bytes.length !== APPLIED_BYTES + SEED_BYTES) throw new P2pvmError('ERR_CORRUPT', 'what the record store says of its log is malformed')
+  return { applied: Number(bytes.readBigUInt64BE()), seed: bytes.readUInt32BE(APPLIED_BYTES) }
 }

@@ -1,4 +1,5 @@
 /** The key-value store of a peer's disk: lmdb with a log in front of it. Owns no state. */
+import { randomBytes } from 'node:crypto'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { KeyValueStore } from '../protocols/seams.ts'
 import { openLmdbStore } from './lmdb-store.ts'
@@ -9,7 +10,7 @@ import { nodeDisk } from './node-disk.ts'
 export async function openStore (path: string): Promise<KeyValueStore> {
   const store = await openLmdbStore(path)
   try {
-    return await LoggedStore.open({ store, disk: nodeDisk, path, turn: async () => { await turn() } })
+    return await LoggedStore.open({ store, disk: nodeDisk, path, random: { bytes: randomBytes }, turn: async () => { await turn() } })
   } catch (error) {
     await store.close()
     throw error
