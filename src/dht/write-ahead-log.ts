@@ -7,7 +7,7 @@
  *     payload      per operation: u16 bytes of the key | u32 bytes of the value, or 2^32 - 1: removed | key | value
  *
  * Each entry's sequence is one more than that of the one before it, over both files. Behind the last entry of a file lies what is left of
- * its earlier use: its sequences are smaller. Only the last entry of all can have been torn by a crash. So where entries end and one with
+ * its earlier use, which is elsewhere by now. Only the last entry of all can have been torn by a crash. So where entries end and one with
  * a later sequence follows, or the other file goes on, something is lost: ERR_CORRUPT. (A last entry that has rotted cannot be told from one
  * that was torn.) Nobody but the owner knows the seed of the checks: what somebody has put into a value and looks like an entry is none.
  *
@@ -142,14 +142,12 @@ function encodeEntry (sequence: number, operations: readonly Operation[], seed: 
   return { bytes, entry: { sequence, operations: written } }
 }
 
-/** Those at the start of a file, up to what is left of an earlier use or was torn by a crash. ERR_CORRUPT. */
+/** Those at the start of a file that can be read; also what is left of an earlier use, if it happens to begin where they end. ERR_CORRUPT. */
 function entriesOf (content: Uint8Array, seed: number): Found {
   const bytes = Buffer.from(content.buffer, content.byteOffset, content.length)
   const entries: LogEntry[] = []
   let end = 0
   for (let next; (next = entryAt(bytes, end, seed)) !== undefined; end = next.end) {
-    const before = entries.at(-1)
-    if (before !== undefined && next.sequence !== before.sequence + 1) break
     entries.push({ sequence: next.sequence, operations: operationsOf(bytes.subarray(end + HEADER_BYTES, next.end)) })
   }
   return { bytes, entries, end }

@@ -16,12 +16,13 @@ import { describeWith } from '../harness/capabilities.ts'
 const run = promisify(execFile)
 const silentLog = { debug () {}, info () {}, warn () {}, error () {} }
 const MIB = 1024 * 1024
+const ENTRY_BYTES = 16 * 1024
 
 describeWith(['root'], 'a full disk', () => {
   let mountpoint: string
   beforeEach(async () => {
     mountpoint = await mkdtemp(join(tmpdir(), 'p2pvm-full-'))
-    await run('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'p2pvm-test', mountpoint])
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'p2pvm-test', mountpoint])
   })
   afterEach(async () => {
     await run('umount', [mountpoint])
@@ -29,7 +30,7 @@ describeWith(['root'], 'a full disk', () => {
   })
 
   const fill = async (): Promise<void> => {
-    await writeFile(join(mountpoint, 'filler'), Buffer.alloc(8 * MIB, 1)).catch((error: { code: string }) => { expect(error.code).toBe('ENOSPC') })
+    await writeFile(join(mountpoint, 'filler'), Buffer.alloc(16 * MIB, 1)).catch((error: { code: string }) => { expect(error.code).toBe('ENOSPC') })
   }
 
   it('is reported by the chunk store, which leaves nothing behind and goes on when there is room', async () => {
@@ -48,6 +49,70 @@ describeWith(['root'], 'a full disk', () => {
     await rm(join(mountpoint, 'filler'))
     expect(await store.put(chunkIdOf(second), second)).toBe(true)
     expect(store.usage()).toEqual({ chunks: 2, bytes: 2 * MIB })
+  })
+
+  it('is full for lmdb, and not for the log: both of its files fill, then writes are refused, and nothing is lost', async () => {
+    const folder = join(mountpoint, 'records')
+    await mkdir(folder)
+    const path = join(folder, 'records.lmdb')
+    let database = await openStore(path)
+    const number = (index: number): string => String(index).padStart(6, '0')
+    const kept: string[] = []
+    const write = async (index: number): Promise<void> => {
+      await database.write([{ key: `entry/${number(index)}`, value: Buffer.alloc(ENTRY_BYTES, number(index)) }])
+      kept.push(number(index))
+    }
+    const expectKept = (): void => {
+      const entries = [...database.range({ start: 'entry/', end: 'entry/~' })]
+      expect(entries.map(({ key }) => key)).toEqual(kept.map((one) => `entry/${one}`))
+      for (const { key, value } of entries) expect(Buffer.compare(value, Buffer.alloc(ENTRY_BYTES, key.slice(-6)))).toBe(0)
+    }
+    const writeUntilRefused = async (from: number): Promise<unknown> => {
+      for (let index = from; index < from + 5 * MIB / ENTRY_BYTES; index++) {
+        const refused = await write(index).then(() => undefined, (error: unknown) => error)
+        if (refused !== undefined) return refused
+      }
+      return undefined
+    }
+    try {
+      // The log has its blocks: of each of its files, a MiB and an entry.
+      for (let index = 0; index * ENTRY_BYTES < 2.2 * MIB; index++) await database.write([{ key: `entry/${number(index % 2)}`, value: Buffer.alloc(ENTRY_BYTES, number(index % 2)) }])
+      kept.push(number(0), number(1))
+      await fill()
+      expect(await writeUntilRefused(2)).toMatchObject({ code: 'ERR_DISK_FULL' })
+      expect(kept.length * ENTRY_BYTES, 'more than one file of the log').toBeGreaterThan(MIB)
+      expectKept()
+      expect(await writeUntilRefused(900_000), 'each is tried anew').toMatchObject({ code: 'ERR_DISK_FULL' })
+      expectKept()
+
+      await database.close()
+      await expect(openStore(path)).rejects.toMatchObject({ code: 'ERR_DISK_FULL' })
+      await rm(join(mountpoint, 'filler'))
+      database = await openStore(path)
+      expectKept()
+      await write(900_001)
+      expectKept()
+    } finally {
+      await database.close()
+    }
+  })
+
+  it('goes on without a restart when there is room again, though lmdb could not take what is in the log', async () => {
+    await mkdir(join(mountpoint, 'records'))
+    const database = await openStore(join(mountpoint, 'records', 'records.lmdb'))
+    try {
+      const write = async (index: number): Promise<void> => { await database.write([{ key: `entry/${index}`, value: Buffer.alloc(ENTRY_BYTES, `${index}`) }]) }
+      for (let index = 0; index * ENTRY_BYTES < 2.2 * MIB; index++) await write(index % 2)
+      await fill()
+      let kept = 2
+      while (kept * ENTRY_BYTES < 5 * MIB && await write(kept).then(() => true, () => false)) kept += 1
+      expect(kept * ENTRY_BYTES).toBeLessThan(3 * MIB)
+      await rm(join(mountpoint, 'filler'))
+      for (let index = 0; index * ENTRY_BYTES < 2.2 * MIB; index++) await write(index % 2)
+      expect([...database.range({ start: 'entry/', end: 'entry/~' })]).toHaveLength(kept)
+    } finally {
+      await database.close()
+    }
   })
 
   it('is reported by the record store, which goes on when there is room', async () => {

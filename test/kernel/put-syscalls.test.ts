@@ -84,19 +84,33 @@ describeWith(['strace'], 'the system calls of a put', () => {
     expect(writes.every(({ end }) => end < (sync?.begin ?? 0)), 'nothing is written after the sync').toBe(true)
   })
 
-  it('of a record: pages written, fdatasync, the meta page written through, acknowledgement', async () => {
+  it('of a record: one write to the log, through a descriptor that is synced, acknowledgement', async () => {
     const calls = await trace('record', folder)
-    const isWrite = ({ name, text }: Call): boolean => name.includes('write') && text.includes('records.lmdb>')
+    const log = /records\.lmdb\.log-[01]/
+    const isAppend = ({ name, text }: Call): boolean => name.includes('write') && log.test(text)
     expectOrder(calls, [
-      ['pages are written', isWrite],
-      ['they are synced', ({ name, text }) => name === 'fdatasync' && text.includes('records.lmdb>')],
-      // lmdb opens the file a second time with O_DSYNC for its meta page: that write returns when it is on disk.
-      ['the meta page is written through', isWrite],
+      ['the entry is written', isAppend],
       ['the put is acknowledged', ({ text }) => text.includes('acknowledged')]
     ])
+    const [append, ...others] = calls.filter(({ name, text }) => name !== 'openat' && text.includes('records.lmdb'))
+    expect(others.map(({ text }) => text), 'nothing else is done for it').toEqual([])
+    // It holds all of the record, and it returned when that was on disk.
+    expect(Number(/= (\d+)$/.exec(append?.text ?? '')?.[1])).toBeGreaterThan(4096)
     const whole = parse(await readFile(join(folder, 'trace'), 'utf8'))
-    const writtenThrough = whole.filter(({ name, text }) => name === 'openat' && /records\.lmdb", [^)]*O_DSYNC/.test(text)).map(({ text }) => /= (\d+)</.exec(text)?.[1])
-    const last = calls.filter(isWrite).at(-1)
-    expect(writtenThrough).toContain(/write\w*\((\d+)</.exec(last?.text ?? '')?.[1])
+    const opened = whole.filter(({ name, text }) => name === 'openat' && /records\.lmdb\.log-0", [^)]*O_DSYNC/.test(text)).map(({ text }) => /= (\d+)</.exec(text)?.[1])
+    expect(opened).toContain(/write\w*\((\d+)</.exec(append?.text ?? '')?.[1])
+  })
+
+  it('of a database: its names are on disk before the put is begun', async () => {
+    await trace('record', folder)
+    const whole = parse(await readFile(join(folder, 'trace'), 'utf8'))
+    expectOrder(whole, [
+      ['the log is created', ({ name, text }) => name === 'openat' && /records\.lmdb\.log-1", [^)]*O_CREAT/.test(text)],
+      ['the folder is synced', ({ name, text }) => name === 'fsync' && /\/store>\)/.test(text)],
+      ['lmdb is synced, with the mark', ({ name, text }) => name === 'fdatasync' && text.includes('records.lmdb>')],
+      // lmdb opens the file a second time with O_DSYNC for its meta page: that write returns when it is on disk.
+      ['the meta page is written through', ({ name, text }) => name.includes('write') && text.includes('records.lmdb>')],
+      ['the put is begun', ({ text }) => text.includes('"begin\\n"')]
+    ])
   })
 })
