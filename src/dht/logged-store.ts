@@ -51,7 +51,7 @@ interface Mark {
 }
 
 /** Some thousand versions. */
-export const LOG_BYTES = 1024 * 1024
+const LOG_BYTES = 1024 * 1024
 /** lmdb's bound. */
 const KEY_CHARACTERS_MAX = 1978
 /** In the store: `applied`, 8 bytes, and `seed`, 4, big-endian. Before every other key. */
@@ -89,8 +89,7 @@ export class LoggedStore implements KeyValueStore {
   /** The store takes what is only in the log. ERR_CORRUPT, ERR_DISK_FULL. */
   static async open (init: LoggedStoreInit): Promise<LoggedStore> {
     const { store, disk, path, random } = init
-    const value = store.get(MARK)
-    const mark = value === undefined ? undefined : decodeMark(value)
+    const mark = markOf(store)
     const seed = mark?.seed ?? Buffer.from(random.bytes(SEED_BYTES)).readUInt32BE()
     const { log, entries } = await WriteAheadLog.open({ disk, path, applied: mark?.applied, seed })
     try {
@@ -237,7 +236,10 @@ function encodeMark ({ applied, seed }: Mark): Uint8Array {
   return bytes
 }
 
-function decodeMark (value: Uint8Array): Mark {
+/** undefined: there was never a log. ERR_CORRUPT. */
+export function markOf (store: Pick<KeyValueStore, 'get'>): Mark | undefined {
+  const value = store.get(MARK)
+  if (value === undefined) return undefined
   const bytes = Buffer.from(value)
   if (bytes.length !== APPLIED_BYTES + SEED_BYTES) throw new P2pvmError('ERR_CORRUPT', 'what the record store says of its log is malformed')
   return { applied: Number(bytes.readBigUInt64BE()), seed: bytes.readUInt32BE(APPLIED_BYTES) }

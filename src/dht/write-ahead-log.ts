@@ -75,8 +75,7 @@ export class WriteAheadLog {
     if (applied !== undefined && missing >= 0) throw new P2pvmError('ERR_CORRUPT', `${paths[missing]} is gone, and with it what was written last`)
     const used = contents.findIndex((content) => content !== undefined && content.length > 0)
     if (applied === undefined && used >= 0) throw new P2pvmError('ERR_CORRUPT', `${paths[used]} is the log of another ${path}`)
-    const found = contents.map((content) => entriesOf(content ?? new Uint8Array(0), seed))
-    const entries = laterThan(applied ?? 0, found, init)
+    const entries = entriesAfter(applied ?? 0, contents.map((content) => content ?? new Uint8Array(0)), init)
     const first = await disk.openWriteThrough(paths[0])
     try {
       const second = await disk.openWriteThrough(paths[1])
@@ -153,8 +152,9 @@ function entriesOf (content: Uint8Array, seed: number): Found {
   return { bytes, entries, end }
 }
 
-/** In order. ERR_CORRUPT when there are others that cannot be read. */
-function laterThan (applied: number, files: readonly Found[], { path, seed }: WriteAheadLogInit): LogEntry[] {
+/** Of both files, those after `applied`, in order. ERR_CORRUPT when there are others that cannot be read. */
+export function entriesAfter (applied: number, contents: readonly Uint8Array[], { path, seed }: Pick<WriteAheadLogInit, 'path' | 'seed'>): LogEntry[] {
+  const files = contents.map((content) => entriesOf(content, seed))
   const entries = files.flatMap((file) => file.entries).filter(({ sequence }) => sequence > applied).sort((a, b) => a.sequence - b.sequence)
   const lacking = entries.findIndex(({ sequence }, at) => sequence !== applied + 1 + at)
   const expected = applied + 1 + (lacking >= 0 ? lacking : entries.length)

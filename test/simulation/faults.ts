@@ -7,7 +7,8 @@ import type { Surroundings } from './simulated-process.ts'
 /** All that a storage peer does to its disk and stores. The version manager's flushes count more: all depends on them. */
 const PERSISTENCE_POINTS = [
   'mkdir', 'readdir', 'stat', 'read', 'create', 'write', 'datasync', 'close', 'rename', 'unlink', 'syncDirectory', 'freeBytes',
-  'write records', 'write records', 'write versions', 'write versions', 'write versions', 'write seen'
+  'write records', 'write records', 'write versions', 'write versions', 'write versions', 'write seen',
+  'append records', 'append versions', 'settle records', 'settle versions'
 ]
 
 export class Faults {
@@ -57,7 +58,7 @@ export class Faults {
 
   #crash (random: SeededRandom): void {
     const point = random.pick(PERSISTENCE_POINTS)
-    const peer = point === 'write versions' ? this.#peers[0]! : random.pick(this.#peers)
+    const peer = point.endsWith(' versions') ? this.#peers[0]! : random.pick(this.#peers)
     if (!peer.isStorage || random.unit() < 0.25) peer.die()
     else peer.process?.power.crashAtNext(point)
   }

@@ -44,7 +44,7 @@ export class LyingRecords implements Store {
   }
 
   #altered (value: Uint8Array): Uint8Array {
-    const altered = value.slice()
+    const altered = Uint8Array.from(value) // a Buffer's slice is no copy
     altered[this.#init.random.below(altered.length)]! ^= 1 << this.#init.random.below(8)
     return altered
   }

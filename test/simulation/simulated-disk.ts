@@ -84,6 +84,8 @@ export interface SimulatedDiskInit {
   readonly capacityBytes?: number
   /** A disk, or a store, that skips a sync: what the crash tests must find out. */
   readonly forgets?: 'datasync' | 'syncDirectory' | undefined
+  /** Behind the name of each of its operations: one power may have several disks. */
+  readonly name?: string
 }
 
 export class SimulatedDisk implements Disk {
@@ -119,6 +121,11 @@ export class SimulatedDisk implements Disk {
     inode.synced = inode.written
   }
 
+  /** Of a file, what a power cut at this moment would leave at the least. undefined: it is not there. */
+  durable (path: string): Uint8Array | undefined {
+    return this.#names.get(path)?.synced
+  }
+
   paths (): string[] {
     return [...this.#names].filter(([, { folder }]) => !folder).map(([path]) => path).sort()
   }
@@ -147,16 +154,16 @@ export class SimulatedDisk implements Disk {
   }
 
   async openWriteThrough (path: string): Promise<DiskFile> {
-    const file = await this.#step('openWriteThrough', () => {
+    const inode = await this.#step('openWriteThrough', () => {
       this.#inode(posix.dirname(path))
       if (!this.#names.has(path)) this.#change(posix.dirname(path), setName(path, newInode(false, this.#init.clock.now())))
-      return this.#open(this.#inode(path), path)
+      return this.#inode(path)
     })
     return {
-      ...file,
+      ...this.#open(inode, path),
       write: async (bytes, position) => {
-        await file.write(bytes, position)
-        await file.datasync()
+        await this.#step('append', () => { this.#write(inode, path, bytes, position) })
+        await this.#step('write', () => { this.#sync(inode) })
       }
     }
   }
@@ -221,17 +228,10 @@ export class SimulatedDisk implements Disk {
   #open (inode: Inode, path: string): DiskFile {
     return {
       write: async (bytes, position) => {
-        await this.#step('write', () => {
-          const room = Math.min(bytes.length, this.#freeBytes())
-          const written = bytes.slice(0, room)
-          inode.unsynced.push({ bytes: written, position })
-          inode.written = overwrite(inode.written, written, position)
-          inode.mtimeMs = this.#init.clock.now()
-          if (room < bytes.length) throw systemError('ENOSPC', path)
-        })
+        await this.#step('write', () => { this.#write(inode, path, bytes, position) })
       },
       datasync: async () => {
-        await this.#step('datasync', () => { if (this.#init.forgets !== 'datasync') sync(inode) })
+        await this.#step('datasync', () => { this.#sync(inode) })
       },
       close: async () => {
         await this.#step('close', () => {})
@@ -239,9 +239,22 @@ export class SimulatedDisk implements Disk {
     }
   }
 
+  #write (inode: Inode, path: string, bytes: Uint8Array, position: number): void {
+    const room = Math.min(bytes.length, this.#freeBytes())
+    const written = bytes.slice(0, room)
+    inode.unsynced.push({ bytes: written, position })
+    inode.written = overwrite(inode.written, written, position)
+    inode.mtimeMs = this.#init.clock.now()
+    if (room < bytes.length) throw systemError('ENOSPC', path)
+  }
+
+  #sync (inode: Inode): void {
+    if (this.#init.forgets !== 'datasync') sync(inode)
+  }
+
   async #step<T> (name: string, effect: () => T): Promise<T> {
     this.calls.set(name, (this.calls.get(name) ?? 0) + 1)
-    return await this.#init.power.step(effect, name)
+    return await this.#init.power.step(effect, this.#init.name === undefined ? name : `${name} ${this.#init.name}`)
   }
 
   #change (folder: string, apply: (names: Names) => void): void {

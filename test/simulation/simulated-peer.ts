@@ -1,5 +1,5 @@
 /**
- * A peer of the simulated fabric: what a daemon composes (`src/node/peer.ts`), over a simulated network, disk and key-value stores.
+ * A peer of the simulated fabric: what a daemon composes (`src/node/peer.ts`), over a simulated network and disks.
  * It dies and starts again; between two lives there is what its disk kept. State it owns: its process, its disk and stores.
  */
 import { serveChunkStore } from '../../src/dht/chunk-service.ts'
@@ -14,6 +14,7 @@ import { ReplicatedRecords } from '../../src/dht/replicated-records.ts'
 import type { ReplicationInit } from '../../src/dht/replication.ts'
 import type { Chunks } from '../../src/dht/chunks.ts'
 import { serveVersions } from '../../src/protocols/version-protocol.ts'
+import type { KeyValueStore } from '../../src/protocols/seams.ts'
 import type { PeerId } from '../../src/protocols/transport.ts'
 import { BlobClient } from '../../src/versioning/blob-client.ts'
 import { createRecordAdmission } from '../../src/versioning/record-admission.ts'
@@ -24,9 +25,10 @@ import { MemoryKeyValueStore } from '../harness/memory-stores.ts'
 import { fabricSigner, namedSigner } from '../harness/signers.ts'
 import { LyingRecords } from './lying-records.ts'
 import type { SeededRandom } from './seeded-random.ts'
-import { SimulatedDisk, SimulatedKeyValueStore } from './simulated-disk.ts'
+import { SimulatedDisk } from './simulated-disk.ts'
 import type { SimulatedNetwork } from './simulated-network.ts'
 import { SimulatedProcess, type Surroundings } from './simulated-process.ts'
+import { SimulatedStore } from './simulated-store.ts'
 
 export interface FabricPlan {
   /** R and W. */
@@ -46,8 +48,8 @@ export interface Running {
 
 interface Media {
   readonly disk: SimulatedDisk
-  readonly records: SimulatedKeyValueStore
-  readonly versions: SimulatedKeyValueStore
+  readonly records: SimulatedStore
+  readonly versions: SimulatedStore
 }
 
 /** What a record store puts before a value: the end of its lease. */
@@ -63,7 +65,7 @@ export class SimulatedPeer {
   readonly #network: SimulatedNetwork
   #media: Media | undefined
   /** Every peer has a disk for what it has seen. */
-  #seen: SimulatedKeyValueStore | undefined
+  #seen: SimulatedStore | undefined
   #process: SimulatedProcess | undefined
   /** Of the life that is, or the next one that gets so far. */
   #up = Promise.withResolvers<Running>()
@@ -160,28 +162,30 @@ export class SimulatedPeer {
     const membership = new FixedMembership(this.id, this.#plan.storagePeers, new PeerHealth(clock))
     const media = this.isStorage ? this.#insert(process) : undefined
     const chunkStore = media && await DiskChunkStore.open({ disk: media.disk, ...world }, { root: '/store', durable: true, freeFloorBytes: 0 })
-    const recordStore = media && new RecordStore({ store: media.records, clock })
+    const recordEntries = media && await media.records.open(process)
+    const recordStore = recordEntries && new RecordStore({ store: recordEntries, clock })
     serveChunkStore({ transport, counters, store: chunkStore })
     const versionManager = this.#plan.storagePeers[0]!
-    const served = recordStore !== undefined && this.id === this.#plan.liar ? this.#lying(recordStore, process) : recordStore
+    const served = recordStore !== undefined && this.id === this.#plan.liar ? this.#lying(recordStore, recordEntries!, process) : recordStore
     serveRecordStore({ transport, counters, store: served, admits: createRecordAdmission({ fabricKey: fabricSigner.publicKey, versionManager }) })
 
     const components = { transport, membership, ...world }
     const records = new ReplicatedRecords({ ...components, store: recordStore }, this.#plan.replication)
     const chunks = new PatientChunks({ chunks: new ReplicatedChunks({ ...components, store: chunkStore }, this.#plan.replication), ...world })
-    const local = media && this.id === versionManager ? new VersionManager({ store: media.versions, records, signer: fabricSigner, ...world }) : undefined
+    const local = media && this.id === versionManager ? new VersionManager({ store: await media.versions.open(process), records, signer: fabricSigner, ...world }) : undefined
     if (local !== undefined) serveVersions(transport, local)
     const versions = new VersionClient({ transport, ...world, local, locate: async () => versionManager })
-    this.#seen = this.#seen?.recover(process.power) ?? new SimulatedKeyValueStore(process.power, new Map(), 'write seen')
+    this.#seen = SimulatedStore.insert('seen', this.#seen, process)
+    const seen = await this.#seen.open(process)
     this.#network.listen(process, transport)
     void local?.recover()
-    return { process, blobs: new BlobClient({ chunks, records, versions, signer: namedSigner(this.id), fabricKey: fabricSigner.publicKey, seen: this.#seen, ...world }), chunks }
+    return { process, blobs: new BlobClient({ chunks, records, versions, signer: namedSigner(this.id), fabricKey: fabricSigner.publicKey, seen, ...world }), chunks }
   }
 
-  #lying (store: RecordStore, { random }: SimulatedProcess): LyingRecords {
+  #lying (store: RecordStore, entries: KeyValueStore, { random }: SimulatedProcess): LyingRecords {
     return new LyingRecords(store, {
       random: random.fork('lies'),
-      entries: this.#media!.records,
+      entries,
       prefix: RECORD_PREFIX,
       onLie: (name) => {
         this.lies += 1
@@ -191,15 +195,14 @@ export class SimulatedPeer {
   }
 
   /** Disk and stores, empty at first, later as the last power cut left them. */
-  #insert ({ power, clock }: SimulatedProcess): Media {
+  #insert (process: SimulatedProcess): Media {
+    const { power, clock } = process
     const before = this.#media
-    this.#media = before === undefined
-      ? {
-          disk: new SimulatedDisk({ power, clock }),
-          records: new SimulatedKeyValueStore(power, new Map(), 'write records'),
-          versions: new SimulatedKeyValueStore(power, new Map(), 'write versions')
-        }
-      : { disk: before.disk.recover({ power, clock }), records: before.records.recover(power), versions: before.versions.recover(power) }
+    this.#media = {
+      disk: before?.disk.recover({ power, clock }) ?? new SimulatedDisk({ power, clock }),
+      records: SimulatedStore.insert('records', before?.records, process),
+      versions: SimulatedStore.insert('versions', before?.versions, process)
+    }
     return this.#media
   }
 }

@@ -57,7 +57,7 @@ export class SimulatedProcess {
 }
 
 /** What only a disk's sync or a store's flush costs is time; the rest is in the page cache. */
-const SLOW_OPERATIONS: ReadonlySet<string> = new Set(['datasync', 'syncDirectory', 'touch', 'write records', 'write versions', 'write seen'])
+const SLOW_OPERATIONS: ReadonlySet<string> = new Set(['datasync', 'syncDirectory', 'touch', 'write records', 'write versions', 'write seen', 'settle records', 'settle versions', 'settle seen'])
 const FLUSH_MS_MAX = 4
 const STALL_MS_MAX = 500
 

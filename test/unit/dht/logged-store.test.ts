@@ -242,7 +242,7 @@ describe('logged store', () => {
     expect(appends.map(({ file }) => file).join('')).toMatch(/^0+1$/)
     await fill(19, 11)
     expect(appends.map(({ file }) => file).join('')).toMatch(/^0+1+0+1*$/)
-    expect(taken.mock.calls.map(([operations]) => operations.length)).toEqual([12, 11])
+    expect(taken.mock.calls.map(([operations]) => operations.length)).toEqual([12, 12])
     for (const index of [0, 1]) expect((await stat(`${path}.log-${index}`)).size).toBeLessThan(LOG_BYTES + 110)
     expect(content()).toHaveLength(30)
     expect(await restart().then(content)).toHaveLength(30)
