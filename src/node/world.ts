@@ -1,6 +1,6 @@
 /**
  * The real world behind the seams: clock, randomness, log and counters of a process. State it owns: none but the counters
- * that it hands out. Disk and key-value store are in `dht/node-disk.ts` and `dht/lmdb-store.ts`.
+ * that it hands out. Disk and key-value store are in `dht/node-disk.ts` and `dht/open-store.ts`.
  */
 import { randomBytes } from 'node:crypto'
 import { P2pvmError } from '../protocols/errors.ts'

@@ -63,7 +63,10 @@ export interface DiskStat {
   readonly directory: boolean
 }
 
-/** An ordered, embedded key-value store (lmdb with a log in production). Keys are ASCII strings, none of them with a zero in it. */
+/**
+ * An ordered, embedded key-value store (lmdb with a log in production). Keys are ASCII, of 1 to 1978 characters, none of them a zero. Values
+ * that it gives out are its own, not to be written to.
+ */
 export interface KeyValueStore {
   get (key: string): Uint8Array | undefined
   /** Entries with start <= key < end, in order (or reversed), at most `limit`. */

@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { generateKeyPairFromSeed, privateKeyToProtobuf } from '@libp2p/crypto/keys'
 import { encodeFabricRecord } from '../../src/dht/fabric.ts'
+import { LoggedStore } from '../../src/dht/logged-store.ts'
+import { nodeDisk } from '../../src/dht/node-disk.ts'
 import { RecordStore } from '../../src/dht/record-store.ts'
 import { LeafStore } from '../../src/mirror/leaf-store.ts'
 import { PAGE_BYTES, PageMap } from '../../src/mirror/page-map.ts'
@@ -127,6 +129,21 @@ async function sparse (items: () => AsyncGenerator<SparseItem>): Promise<Uint8Ar
   return Buffer.concat(parts)
 }
 
+/** One entry, of a record that is stored and a key that is removed; and what the store behind the log says of that afterwards. */
+async function log (): Promise<{ readonly entry: Uint8Array, readonly mark: Uint8Array }> {
+  return await inFolder(async (folder) => {
+    const store = new MemoryKeyValueStore()
+    const path = join(folder, 'records.mdb')
+    const open = async (): Promise<LoggedStore> => await LoggedStore.open({ store, disk: nodeDisk, path, random: { bytes: (count) => new Uint8Array(count).fill(0x5a) }, turn: async () => {} })
+    const before = await open()
+    await before.write([{ key: 'record/version/abcdefghijklmn23/1', value: await recordEntry() }, { key: 'record/other', value: null }])
+    await before.close()
+    const entry = await readFile(`${path}.log-0`)
+    await (await open()).close()
+    return { entry, mark: store.get('\0')! }
+  })
+}
+
 type Maker<T> = () => T | Promise<T>
 
 const credentials = (version: number) => ({ certificate: example.certificateOf(version), signer: example.writer.signer })
@@ -134,6 +151,8 @@ const credentials = (version: number) => ({ certificate: example.certificateOf(v
 /** `hex NAME`. */
 export const formatBytes: Readonly<Record<string, Maker<Uint8Array>>> = {
   'record entry': recordEntry,
+  'log entry': async () => (await log()).entry,
+  'log mark': async () => (await log()).mark,
   'certificate': () => example.certificateOf(1).signature,
   'leaf node': () => encodeNode(example.leafNode, credentials(3)),
   'inner node': () => encodeNode(example.rootNode, credentials(1)),

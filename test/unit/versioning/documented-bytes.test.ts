@@ -6,7 +6,9 @@ import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { describe, expect, it, test } from 'vitest'
 import { chunkPath } from '../../../src/dht/chunk-path.ts'
 import { decodeFabricRecord, fabricIdOf } from '../../../src/dht/fabric.ts'
+import { markOf } from '../../../src/dht/logged-store.ts'
 import { pack, unpack } from '../../../src/dht/packed-chunk.ts'
+import { entriesAfter } from '../../../src/dht/write-ahead-log.ts'
 import { dataDirAt } from '../../../src/node/data-dir.ts'
 import { signerOfIdentity } from '../../../src/node/identity.ts'
 import { decodeSparse } from '../../../src/node/sparse-stream.ts'
@@ -95,6 +97,13 @@ describe('keys and certificates', () => {
     expect(verifySignature(fabric.publicKey, 'p2pvm certificate', signed.subarray(prefix.length), documented.bytes('certificate'))).toBe(true)
     expect(withHex(decodeCbor(signed.subarray(prefix.length)))).toEqual(withHex([bytesOfBlobId(blob), 1, 1, writer.signer.publicKey]))
   })
+})
+
+test('a log is read from what is documented', () => {
+  const mark = markOf(new Map([['\0', documented.bytes('log mark')]]))!
+  expect(mark).toEqual({ applied: 1, seed: 0x5a5a5a5a })
+  const operations = [{ key: 'record/version/abcdefghijklmn23/1', value: documented.bytes('record entry') }, { key: 'record/other', value: null }]
+  expect(withHex(entriesAfter(0, [documented.bytes('log entry')], { path: '', seed: mark.seed }))).toEqual(withHex([{ sequence: 1, operations }]))
 })
 
 describe('tree nodes', () => {
