@@ -5,14 +5,14 @@
  * A `write` is applied whole or not at all. Those of one turn of the event loop, and those that come while an entry is on its way to the
  * disk, share the next entry: group commit. With LOG_BYTES in it the log turns over: the store takes what it held, in one transaction,
  * while the log's other file takes what comes. When the store cannot (its disk is full), that file fills, and then writes are refused with
- * the reason, tried anew with each; nothing that was acknowledged is lost. `open` needs room in the store for what is in the log.
+ * the reason, tried anew with each; nothing that was acknowledged is lost. A start reads the log and goes on with it: it needs no room in the store.
  *
  * State it owns: the log, the writes that are on their way to it, and those that are in it and not in the store, which readers see.
  */
 import assert from 'node:assert/strict'
 import { P2pvmError, errorCodeOf } from '../protocols/errors.ts'
 import type { Disk, KeyValueStore, Random } from '../protocols/seams.ts'
-import { type Operation, WriteAheadLog } from './write-ahead-log.ts'
+import { type LogEntry, type Operation, WriteAheadLog } from './write-ahead-log.ts'
 
 interface Entry { readonly key: string, readonly value: Uint8Array }
 /** By key; null: removed. */
@@ -70,7 +70,7 @@ export class LoggedStore implements KeyValueStore {
   #waiting: Group | undefined
   #committing: Group | undefined
   /** In the file of the log that is used; and in the other one, of which the store has not all yet. */
-  #recent: Layer = new Map()
+  #recent: Layer
   #settling: Logged | undefined
   /** While there are groups. Neither rejects. */
   #commits: Promise<void> | undefined
@@ -78,28 +78,30 @@ export class LoggedStore implements KeyValueStore {
   #broken: P2pvmError | undefined
   #closing: Promise<void> | undefined
 
-  private constructor ({ store, turn, logBytes = LOG_BYTES }: LoggedStoreInit, log: WriteAheadLog, seed: number) {
+  private constructor ({ store, turn, logBytes = LOG_BYTES }: LoggedStoreInit, { log, before, current }: Awaited<ReturnType<typeof WriteAheadLog.open>>, seed: number) {
     this.#store = store
     this.#turn = turn
     this.#logBytes = logBytes
     this.#log = log
     this.#seed = seed
+    this.#recent = layerOf(current)
+    const last = before.at(-1)
+    if (last !== undefined) this.#settling = { layer: layerOf(before), last: last.sequence }
   }
 
-  /** The store takes what is only in the log. ERR_CORRUPT, ERR_DISK_FULL. */
+  /** ERR_CORRUPT; ERR_DISK_FULL for a new store. */
   static async open (init: LoggedStoreInit): Promise<LoggedStore> {
     const { store, disk, path, random } = init
     const mark = markOf(store)
     const seed = mark?.seed ?? Buffer.from(random.bytes(SEED_BYTES)).readUInt32BE()
-    const { log, entries } = await WriteAheadLog.open({ disk, path, applied: mark?.applied, seed })
+    const logged = await WriteAheadLog.open({ disk, path, applied: mark?.applied, seed })
     try {
-      const layer: Layer = new Map(entries.flatMap(({ operations }) => operations.map(({ key, value }) => [key, value] as const)))
-      if (mark === undefined || entries.length > 0) await store.write(settling({ layer, last: log.last }, seed))
-      return new LoggedStore(init, log, seed)
+      if (mark === undefined) await store.write(settling({ layer: new Map(), last: 0 }, seed))
     } catch (error) {
-      await log.close()
+      await logged.log.close()
       throw error
     }
+    return new LoggedStore(init, logged, seed)
   }
 
   get (key: string): Uint8Array | undefined {
@@ -130,7 +132,7 @@ export class LoggedStore implements KeyValueStore {
     await committed.promise
   }
 
-  /** When what was asked before is durable, or was refused. The store need not have all of it: the next `open` sees to that. */
+  /** When what was asked before is durable, or was refused. The store need not have all of it: the log keeps it. */
   async close (): Promise<void> {
     await (this.#closing ??= this.#close())
   }
@@ -182,7 +184,7 @@ export class LoggedStore implements KeyValueStore {
   /** Waits for the store to have taken what the other file holds. Its errors. */
   async #turnOver (): Promise<void> {
     await this.#settled
-    if (this.#settling !== undefined) await this.#settle(this.#settling) // it could not, before
+    if (this.#settling !== undefined) await this.#settle(this.#settling) // it could not, or another process did not
     this.#settling = { layer: this.#recent, last: this.#log.last }
     this.#recent = new Map()
     this.#log.turnOver()
@@ -217,6 +219,10 @@ export class LoggedStore implements KeyValueStore {
 
 function operationsOf (layer: Layer): Operation[] {
   return Array.from(layer, ([key, value]) => ({ key, value }))
+}
+
+function layerOf (entries: readonly LogEntry[]): Layer {
+  return new Map(entries.flatMap(({ operations }) => operations.map(({ key, value }) => [key, value] as const)))
 }
 
 /** ASCII: JavaScript orders them as their bytes. What lies before all of them is ours. */

@@ -42,6 +42,14 @@ export interface WriteAheadLogInit {
   readonly seed: number
 }
 
+/** Where the next entry goes: behind the last one. */
+interface End {
+  readonly current: 0 | 1
+  readonly bytes: number
+  /** Sequence of the last entry. */
+  readonly last: number
+}
+
 /** A file as it was found. */
 interface Found {
   readonly bytes: Buffer
@@ -53,21 +61,24 @@ interface Found {
 export class WriteAheadLog {
   readonly #files: readonly [DiskFile, DiskFile]
   readonly #seed: number
-  #current: 0 | 1 = 0
-  #bytes = 0
+  #current: 0 | 1
+  #bytes: number
   #last: number
 
-  private constructor (files: readonly [DiskFile, DiskFile], seed: number, last: number) {
+  private constructor (files: readonly [DiskFile, DiskFile], seed: number, { current, bytes, last }: End) {
     this.#files = files
     this.#seed = seed
+    this.#current = current
+    this.#bytes = bytes
     this.#last = last
   }
 
   /**
-   * `entries` is what was logged after `applied`. They must be elsewhere before the first `append`, which overwrites them. ERR_CORRUPT when
-   * a file is gone, or what comes after `applied` is; or when there is a log, and nothing was ever logged.
+   * With what was logged after `applied`, in order: in the file that is used, and before that in the other one. All of it survives a power
+   * cut from now on, also what a process that was killed had not synced. ERR_CORRUPT when a file is gone, or what comes after `applied` is; or
+   * when there is a log, and nothing was ever logged.
    */
-  static async open (init: WriteAheadLogInit): Promise<{ log: WriteAheadLog, entries: LogEntry[] }> {
+  static async open (init: WriteAheadLogInit): Promise<{ log: WriteAheadLog, before: LogEntry[], current: LogEntry[] }> {
     const { disk, path, applied, seed } = init
     const paths = [`${path}.log-0`, `${path}.log-1`] as const
     const contents = await Promise.all(paths.map(async (one) => await readIfThere(disk, one)))
@@ -75,12 +86,17 @@ export class WriteAheadLog {
     if (applied !== undefined && missing >= 0) throw new P2pvmError('ERR_CORRUPT', `${paths[missing]} is gone, and with it what was written last`)
     const used = contents.findIndex((content) => content !== undefined && content.length > 0)
     if (applied === undefined && used >= 0) throw new P2pvmError('ERR_CORRUPT', `${paths[used]} is the log of another ${path}`)
-    const entries = entriesAfter(applied ?? 0, contents.map((content) => content ?? new Uint8Array(0)), init)
+    const found = contents.map((content) => entriesOf(content ?? new Uint8Array(0), seed))
+    const entries = laterThan(applied ?? 0, found, init)
+    const end = endOf(found, entries) ?? { current: 0, bytes: 0, last: applied ?? 0 }
     const first = await disk.openWriteThrough(paths[0])
     try {
       const second = await disk.openWriteThrough(paths[1])
+      const log = new WriteAheadLog([first, second], seed, end)
       await disk.syncDirectory(posix.dirname(path))
-      return { log: new WriteAheadLog([first, second], seed, entries.at(-1)?.sequence ?? applied ?? 0), entries }
+      if (entries.length > 0) await log.#sync()
+      const current = entries.filter((entry) => found[end.current]?.entries.includes(entry))
+      return { log, before: entries.slice(0, entries.length - current.length), current }
     } catch (error) {
       await first.close()
       throw error
@@ -115,6 +131,10 @@ export class WriteAheadLog {
     this.#bytes = 0
   }
 
+  async #sync (): Promise<void> {
+    for (const file of this.#files) await file.datasync()
+  }
+
   async close (): Promise<void> {
     await Promise.all(this.#files.map(async (file) => { await file.close() }))
   }
@@ -141,12 +161,14 @@ function encodeEntry (sequence: number, operations: readonly Operation[], seed: 
   return { bytes, entry: { sequence, operations: written } }
 }
 
-/** Those at the start of a file that can be read; also what is left of an earlier use, if it happens to begin where they end. ERR_CORRUPT. */
+/** Those at the start of a file, up to what is left of an earlier use or was torn by a crash. ERR_CORRUPT. */
 function entriesOf (content: Uint8Array, seed: number): Found {
   const bytes = Buffer.from(content.buffer, content.byteOffset, content.length)
   const entries: LogEntry[] = []
   let end = 0
   for (let next; (next = entryAt(bytes, end, seed)) !== undefined; end = next.end) {
+    const last = entries.at(-1)
+    if (last !== undefined && next.sequence !== last.sequence + 1) break
     entries.push({ sequence: next.sequence, operations: operationsOf(bytes.subarray(end + HEADER_BYTES, next.end)) })
   }
   return { bytes, entries, end }
@@ -154,7 +176,10 @@ function entriesOf (content: Uint8Array, seed: number): Found {
 
 /** Of both files, those after `applied`, in order. ERR_CORRUPT when there are others that cannot be read. */
 export function entriesAfter (applied: number, contents: readonly Uint8Array[], { path, seed }: Pick<WriteAheadLogInit, 'path' | 'seed'>): LogEntry[] {
-  const files = contents.map((content) => entriesOf(content, seed))
+  return laterThan(applied, contents.map((content) => entriesOf(content, seed)), { path, seed })
+}
+
+function laterThan (applied: number, files: readonly Found[], { path, seed }: Pick<WriteAheadLogInit, 'path' | 'seed'>): LogEntry[] {
   const entries = files.flatMap((file) => file.entries).filter(({ sequence }) => sequence > applied).sort((a, b) => a.sequence - b.sequence)
   const lacking = entries.findIndex(({ sequence }, at) => sequence !== applied + 1 + at)
   const expected = applied + 1 + (lacking >= 0 ? lacking : entries.length)
@@ -162,6 +187,14 @@ export function entriesAfter (applied: number, contents: readonly Uint8Array[], 
     throw new P2pvmError('ERR_CORRUPT', `entry ${expected} in ${path}.log-0 and .log-1 cannot be read, and later ones can`, { entry: expected })
   }
   return entries
+}
+
+/** undefined: there are none. */
+function endOf (files: readonly Found[], entries: readonly LogEntry[]): End | undefined {
+  const last = entries.at(-1)
+  if (last === undefined) return undefined
+  const current = files[0]?.entries.at(-1) === last ? 0 : 1
+  return { current, bytes: files[current]?.end ?? 0, last: last.sequence }
 }
 
 /** Whether there is one somewhere behind those that were read. */

@@ -134,12 +134,11 @@ async function log (): Promise<{ readonly entry: Uint8Array, readonly mark: Uint
   return await inFolder(async (folder) => {
     const store = new MemoryKeyValueStore()
     const path = join(folder, 'records.mdb')
-    const open = async (): Promise<LoggedStore> => await LoggedStore.open({ store, disk: nodeDisk, path, random: { bytes: (count) => new Uint8Array(count).fill(0x5a) }, turn: async () => {} })
-    const before = await open()
-    await before.write([{ key: 'record/version/abcdefghijklmn23/1', value: await recordEntry() }, { key: 'record/other', value: null }])
-    await before.close()
+    const logged = await LoggedStore.open({ store, disk: nodeDisk, path, random: { bytes: (count) => new Uint8Array(count).fill(0x5a) }, turn: async () => {}, logBytes: 1 })
+    await logged.write([{ key: 'record/version/abcdefghijklmn23/1', value: await recordEntry() }, { key: 'record/other', value: null }])
     const entry = await readFile(`${path}.log-0`)
-    await (await open()).close()
+    await logged.write([{ key: 'record/other', value: null }]) // it turns over
+    await logged.close()
     return { entry, mark: store.get('\0')! }
   })
 }

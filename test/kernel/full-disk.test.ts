@@ -86,11 +86,14 @@ describeWith(['root'], 'a full disk', () => {
       expectKept()
 
       await database.close()
-      await expect(openStore(path)).rejects.toMatchObject({ code: 'ERR_DISK_FULL' })
-      await rm(join(mountpoint, 'filler'))
       database = await openStore(path)
       expectKept()
+      expect(await writeUntilRefused(800_000), 'a start changes nothing').toMatchObject({ code: 'ERR_DISK_FULL' })
+      await rm(join(mountpoint, 'filler'))
       await write(900_001)
+      expectKept()
+      await database.close()
+      database = await openStore(path)
       expectKept()
     } finally {
       await database.close()

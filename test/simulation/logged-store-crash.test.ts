@@ -16,7 +16,7 @@ const LOG_BYTES = [1, 1500, 5000, Infinity]
 const KEYS = 6
 /** More than a sector. */
 const VALUE_BYTES_MAX = 700
-/** The next ones while it starts, while it works, and while it starts again: that takes six steps. */
+/** The next ones while it starts, while it works, and while it starts again: that takes some seven steps. */
 const LATER_CUTS = [8, 60, 8, Infinity, Infinity, Infinity]
 const clock = new FakeClock()
 
@@ -29,6 +29,16 @@ interface History {
 interface Medium {
   readonly disk: SimulatedDisk
   readonly store: SimulatedKeyValueStore
+}
+
+/** Of a process that is killed: what it has begun never comes to its end, and the disk goes on. */
+class KillingPower extends Power {
+  killAt: string | undefined
+
+  override async step<T> (effect: () => T, operation = ''): Promise<T> {
+    if (operation === this.killAt) return await new Promise<never>(() => {})
+    return await super.step(effect, operation)
+  }
 }
 
 async function open ({ disk, store }: Medium, chance: Chance): Promise<LoggedStore> {
@@ -142,6 +152,25 @@ describe('logged store, power cut at every operation', () => {
     const { steps, broken } = await crashEverywhere(seed)
     expect(broken).toEqual([])
     expect(steps).toBeGreaterThan(40)
+  })
+
+  it('keeps what a killed process did not sync and a later one has shown', async () => {
+    for (let round = 0; round < 20; round++) {
+      // kill -9 between the write and its sync, then a restart, then a power cut: the restart must sync what it finds.
+      const power = new KillingPower(`${seed}/${round}`)
+      const medium: Medium = { disk: new SimulatedDisk({ power, clock }), store: new SimulatedKeyValueStore(power) }
+      const killed = await open(medium, new Chance(`${seed}/${round}/first`))
+      power.killAt = 'write'
+      void killed.write([{ key: 'key', value: Buffer.alloc(VALUE_BYTES_MAX, `${round} `) }])
+      for (let turns = 0; turns < 50; turns++) await Promise.resolve()
+      power.killAt = undefined
+      const shown = await open(medium, new Chance(`${seed}/${round}/second`)).then((store) => store.get('key'))
+      expect(shown).toHaveLength(VALUE_BYTES_MAX)
+
+      const after = new Power(`${seed}/${round}/after`)
+      const recovered = await open({ disk: medium.disk.recover({ power: after, clock }), store: medium.store.recover(after) }, new Chance('third'))
+      expect(recovered.get('key')).toEqual(shown)
+    }
   })
 
   it.each(['datasync', 'syncDirectory'] as const)('would not, if %s were forgotten', async (forgets) => {

@@ -33,13 +33,13 @@ describe('write-ahead log', () => {
   let folder: string
   let path: string
   const file = (index: 0 | 1): string => `${path}.log-${index}`
-  const open = async (applied: number | undefined, seed = SEED): Promise<{ log: WriteAheadLog, entries: LogEntry[] }> =>
+  const open = async (applied: number | undefined, seed = SEED): Promise<{ log: WriteAheadLog, before: LogEntry[], current: LogEntry[] }> =>
     await WriteAheadLog.open({ disk: nodeDisk, path, applied, seed })
   /** What is found, by its sequence. */
   const found = async (applied: number | undefined): Promise<Array<[number, ...string[]]>> => {
-    const { log, entries } = await open(applied)
+    const { log, before, current } = await open(applied)
     await log.close()
-    return entries.map(({ sequence, operations }) => [sequence, ...operations.map(({ key, value }) => value === null ? `${key} removed` : `${key}=${Buffer.from(value).toString()}`)])
+    return [...before, ...current].map(({ sequence, operations }) => [sequence, ...operations.map(({ key, value }) => value === null ? `${key} removed` : `${key}=${Buffer.from(value).toString()}`)])
   }
   /** Entries 1 to 3 in the first file, 4 to 6 in the second one. */
   const writeSix = async (): Promise<void> => {
@@ -81,26 +81,38 @@ describe('write-ahead log', () => {
     expect(await found(0)).toEqual([[1, 'a=first', 'b removed', 'c=']])
   })
 
-  it('says how much is in the file that it uses, and counts on behind what is elsewhere', async () => {
+  it('goes on where it ended, and knows which entries lie in the file that it uses', async () => {
     await writeSix()
-    const { log, entries } = await open(3)
-    expect([entries.length, log.last, log.bytes]).toEqual([3, 6, 0])
-    const { sequence } = await log.append([put('key', 'value 7')])
-    expect([sequence, log.last]).toEqual([7, 7])
-    expect(log.bytes).toBe((await readFile(file(0))).length / 3)
+    const size = (await readFile(file(1))).length
+    for (const [applied, earlier] of [[0, 3], [2, 1], [3, 0]] as const) {
+      const { log, before, current } = await open(applied)
+      expect([before.length, current.map(({ sequence }) => sequence), log.last, log.bytes]).toEqual([earlier, [4, 5, 6], 6, size])
+      await log.close()
+    }
+    const { log } = await open(3)
+    expect((await log.append([put('key', 'value 7')])).sequence).toBe(7)
+    expect([log.last, log.bytes]).toEqual([7, size / 3 * 4])
     log.turnOver()
     expect(log.bytes).toBe(0)
+    await log.append([put('key', 'value 8')])
     await log.close()
+    expect(await found(3)).toEqual([...six.slice(3), [7, 'key=value 7'], [8, 'key=value 8']])
+    expect((await open(3).then(async (one) => { await one.log.close(); return one })).before).toHaveLength(4)
   })
 
   it('takes the place of what it held before, and does not mistake what is left of that for entries', async () => {
     await writeSix()
-    const { log } = await open(6)
+    const { log, before, current } = await open(6)
+    expect([before, current, log.last, log.bytes]).toEqual([[], [], 6, 0])
     await log.append([put('key', 'value 7')])
     await log.close()
-    // Entry 2 lies where the next one would begin.
+    // Entry 2 lies where the next one goes.
     expect((await readFile(file(0))).length).toBeGreaterThan(log.bytes)
-    expect(await found(6)).toEqual([[7, 'key=value 7']])
+    const again = await open(6)
+    expect([again.current.length, again.log.last, again.log.bytes]).toEqual([1, 7, log.bytes])
+    await again.log.append([put('key', 'value 8')])
+    await again.log.close()
+    expect(await found(6)).toEqual([[7, 'key=value 7'], [8, 'key=value 8']])
   })
 
   it('ends where the last entry was torn, or in bytes that are none of its own', async () => {
