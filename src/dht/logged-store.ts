@@ -5,7 +5,8 @@
  * A `write` is applied whole or not at all. Those of one turn of the event loop, and those that come while an entry is on its way to the
  * disk, share the next entry: group commit. With LOG_BYTES in it the log turns over: the store takes what it held, in one transaction,
  * while the log's other file takes what comes. When the store cannot (its disk is full), that file fills, and then writes are refused with
- * the reason, tried anew with each; nothing that was acknowledged is lost. A start reads the log and goes on with it: it needs no room in the store.
+ * the reason, tried anew with each; nothing that was acknowledged is lost. A start reads the log and goes on with it: it needs no room in
+ * the store.
  *
  * State it owns: the log, the writes that are on their way to it, and those that are in it and not in the store, which readers see.
  */

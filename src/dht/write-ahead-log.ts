@@ -14,6 +14,7 @@
  * State it owns: the two files, which of them is used, and how far. Not for: reading what was written, nor what survives without the log
  * (`logged-store.ts`).
  */
+import assert from 'node:assert/strict'
 import { posix } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { P2pvmError } from '../protocols/errors.ts'
@@ -89,17 +90,22 @@ export class WriteAheadLog {
     const found = contents.map((content) => entriesOf(content ?? new Uint8Array(0), seed))
     const entries = laterThan(applied ?? 0, found, init)
     const end = endOf(found, entries) ?? { current: 0, bytes: 0, last: applied ?? 0 }
-    const first = await disk.openWriteThrough(paths[0])
+    const opened: DiskFile[] = []
     try {
-      const second = await disk.openWriteThrough(paths[1])
-      const log = new WriteAheadLog([first, second], seed, end)
+      for (const one of paths) opened.push(await disk.openWriteThrough(one))
       await disk.syncDirectory(posix.dirname(path))
-      if (entries.length > 0) await log.#sync()
-      const current = entries.filter((entry) => found[end.current]?.entries.includes(entry))
-      return { log, before: entries.slice(0, entries.length - current.length), current }
+      if (entries.length > 0) for (const file of opened) await file.datasync()
     } catch (error) {
-      await first.close()
+      for (const file of opened) await file.close()
       throw error
+    }
+    const [first, second] = opened
+    assert(first !== undefined && second !== undefined)
+    const begin = found[end.current]?.entries[0]?.sequence ?? Infinity
+    return {
+      log: new WriteAheadLog([first, second], seed, end),
+      before: entries.filter(({ sequence }) => sequence < begin),
+      current: entries.filter(({ sequence }) => sequence >= begin)
     }
   }
 
@@ -129,10 +135,6 @@ export class WriteAheadLog {
   turnOver (): void {
     this.#current = this.#current === 0 ? 1 : 0
     this.#bytes = 0
-  }
-
-  async #sync (): Promise<void> {
-    for (const file of this.#files) await file.datasync()
   }
 
   async close (): Promise<void> {

@@ -5,6 +5,7 @@
 import { describe, expect, it } from 'vitest'
 import { LoggedStore } from '../../src/dht/logged-store.ts'
 import type { Operation } from '../../src/dht/write-ahead-log.ts'
+import type { KeyValueStore } from '../../src/protocols/seams.ts'
 import { FakeClock } from '../harness/fake-clock.ts'
 import { Chance, testSeed } from '../harness/seed.ts'
 import { Power, SimulatedDisk, type SimulatedDiskInit, SimulatedKeyValueStore } from './simulated-disk.ts'
@@ -43,7 +44,20 @@ class KillingPower extends Power {
 
 async function open ({ disk, store }: Medium, chance: Chance): Promise<LoggedStore> {
   const random = { bytes: (count: number) => Uint8Array.from({ length: count }, () => chance.below(256)) }
-  return await LoggedStore.open({ store, disk, path: '/records', random, turn: async () => {}, logBytes: chance.pick(LOG_BYTES) })
+  return await LoggedStore.open({ store: slow(store, chance), disk, path: '/records', random, turn: async () => {}, logBytes: chance.pick(LOG_BYTES) })
+}
+
+/** The log may go on for a while before the store even begins. */
+function slow (store: KeyValueStore, chance: Chance): KeyValueStore {
+  return {
+    get: (key) => store.get(key),
+    range: (options) => store.range(options),
+    write: async (operations) => {
+      for (let turns = chance.pick([0, 10, 60]); turns > 0; turns--) await Promise.resolve()
+      await store.write(operations)
+    },
+    close: async () => { await store.close() }
+  }
 }
 
 function operationsOf (chance: Chance): Operation[] {
