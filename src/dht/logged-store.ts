@@ -123,7 +123,8 @@ export class LoggedStore implements KeyValueStore {
   }
 
   async write (operations: readonly Operation[]): Promise<void> {
-    for (const { key } of operations) assert(isKey(key), `not a key: ${JSON.stringify(key)}`)
+    const wrong = operations.find(({ key }) => !isKey(key))
+    assert(wrong === undefined, `not a key: ${JSON.stringify(wrong?.key)}`)
     if (this.#closing !== undefined) throw new P2pvmError('ERR_UNAVAILABLE', 'the record store is closed')
     if (operations.length === 0) return
     this.#waiting ??= { layer: new Map(), committed: Promise.withResolvers() }
