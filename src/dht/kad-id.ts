@@ -2,7 +2,7 @@
  * Places in the Kademlia key space, exactly as kad-dht has them: sha256 of a key, sha256 of a peer id's multihash. Two that
  * hash differently would look for a chunk at different peers.
  */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { base58btc } from 'multiformats/bases/base58'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { PeerId } from '../protocols/transport.ts'
@@ -11,7 +11,7 @@ import type { PeerId } from '../protocols/transport.ts'
 export type KadId = Buffer
 
 export function kadIdOfKey (key: Uint8Array): KadId {
-  return createHash('sha256').update(key).digest()
+  return hash('sha256', key, 'buffer')
 }
 
 /** ERR_PROTOCOL when it is no peer id. */

@@ -139,7 +139,8 @@ export class MemberList implements Membership {
   }
 
   async closest (key: Uint8Array): Promise<readonly Member[]> {
-    return nearest(kadIdOfKey(key), this.#storage(), CLOSEST_COUNT).map((entry) => this.#memberOf(entry))
+    const storage = this.#storage()
+    return (storage.length <= CLOSEST_COUNT ? storage : nearest(kadIdOfKey(key), storage, CLOSEST_COUNT)).map((entry) => this.#memberOf(entry))
   }
 
   usable (peer: PeerId): boolean {

@@ -22,7 +22,7 @@ export interface Membership {
   /** How many storage peers the fabric has as far as known here: R and W shrink to it in a small fabric. At least 1. */
   storageCount (): number
   /**
-   * The storage members nearest to the key, at most CLOSEST_COUNT, in order of XOR distance; oneself included when a
+   * The storage members nearest to the key by XOR, at most CLOSEST_COUNT, in no order; oneself included when a
    * storage peer. From the list it is immediate and includes members that are down; from kad-dht only those that answered.
    * ERR_UNAVAILABLE when nobody can be asked.
    */

@@ -13,6 +13,9 @@ import type { ChunkId } from '../protocols/cid.ts'
 import { digestOf } from '../protocols/cid.ts'
 import type { PeerId } from '../protocols/transport.ts'
 
+/** Of 52 bits. */
+const HEX_DIGITS = 13
+
 export interface Candidate {
   readonly id: PeerId
   /** Its weight. 0, a peer that offers nothing, comes after all others. */
@@ -21,8 +24,9 @@ export interface Candidate {
 
 /** All candidates in the order in which they are to keep the key; its replicas are the first R. */
 export function placementOrder (key: Uint8Array, candidates: readonly Candidate[]): PeerId[] {
+  const uniform = drawsOf(key, Math.max(0, ...candidates.map(({ id }) => id.length)))
   const drawn = candidates.map(({ id, capacityBytes }) => {
-    const exponential = -Math.log(uniform(key, id))
+    const exponential = -Math.log(uniform(id))
     return { id, exponential, rank: capacityBytes > 0 ? exponential / capacityBytes : Infinity }
   })
   // Without capacity all ranks are infinite: then the bare draw decides, and the id where even that is equal.
@@ -30,9 +34,13 @@ export function placementOrder (key: Uint8Array, candidates: readonly Candidate[
 }
 
 /** Never 0 nor 1, and exact: 52 bits of the hash, put in the middle of their interval. */
-function uniform (key: Uint8Array, peer: PeerId): number {
-  const digest = hash('sha256', Buffer.concat([key, Buffer.from(peer)]), 'buffer')
-  return (digest.readUInt32BE(0) * 2 ** 20 + (digest.readUInt32BE(4) >>> 12) + 0.5) / 2 ** 52
+function drawsOf (key: Uint8Array, longest: number): (peer: PeerId) => number {
+  const bytes = Buffer.alloc(key.length + longest)
+  bytes.set(key)
+  return (peer) => {
+    const end = key.length + bytes.write(peer, key.length)
+    return (Number.parseInt(hash('sha256', bytes.subarray(0, end), 'hex').slice(0, HEX_DIGITS), 16) + 0.5) / 2 ** 52
+  }
 }
 
 function compare<T extends number | string> (a: T, b: T): number {

@@ -5,7 +5,7 @@
  * State it owns: bytes on their way (admission), latencies of peers, gets and puts under way (concurrent ones of one chunk
  * share), questions that wait to travel together. Not for: caching (`cached-chunks.ts`), answering others (`chunk-service.ts`).
  */
-import { untilAborted, withDeadline } from '../protocols/abort.ts'
+import { abortErrorOf, untilAborted, withDeadline } from '../protocols/abort.ts'
 import { AUDIT_IDS_MAX, auditChunks, getChunk, HAVE_IDS_MAX, haveChunks, putChunk, type ChunkCondition } from '../protocols/chunk-protocol.ts'
 import { CHUNK_BYTES_DEFAULT, matches, type ChunkId } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
@@ -129,7 +129,8 @@ export class ReplicatedChunks implements Chunks {
       const placing = place(`chunk ${id}`, candidates, async (peer) => {
         await this.#storeAt(peer, id, packOnce, progress, deadline.signal)
         progress.stored += 1
-      }, deadline.signal)
+      })
+      deadline.signal.addEventListener('abort', () => { placing.giveUp(abortErrorOf(deadline.signal)) })
       settled = placing.settled.then(() => {
         end()
         return { replicas: progress.stored, wanted: candidates.wanted, sentBytes: progress.sentBytes }

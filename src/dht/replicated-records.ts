@@ -6,7 +6,7 @@
  * State it owns: latencies of peers, batches under way. Not for: caching tree nodes (`versioning/`), answering others
  * (`record-service.ts`).
  */
-import { untilAborted, withDeadline } from '../protocols/abort.ts'
+import { abortErrorOf, throwIfAborted, untilAborted, withDeadline } from '../protocols/abort.ts'
 import { getRecords, putRecords, RECORD_BATCH_BYTES, RECORDS_MAX } from '../protocols/record-protocol.ts'
 import { P2pvmError } from '../protocols/errors.ts'
 import type { Clock, Counters, Log } from '../protocols/seams.ts'
@@ -17,7 +17,8 @@ import { PeerLatency } from './peer-latency.ts'
 import { keyOfRecord } from './placement.ts'
 import { checkRecord, checkRecordName, type RecordOutcome, type RecordStore } from './record-store.ts'
 import type { NamedRecord, Records } from './records.ts'
-import { describe, place, Refusal, Replication, seek, verdict, type Candidates, type ReplicationInit } from './replication.ts'
+import { describe, place, type Placing, Refusal, Replication, seek, verdict, type Candidates, type ReplicationInit } from './replication.ts'
+import { SharedDeadlines } from './shared-deadlines.ts'
 
 export interface ReplicatedRecordsComponents {
   readonly transport: Transport
@@ -47,6 +48,7 @@ export class ReplicatedRecords implements Records {
   readonly #replication: Replication
   readonly #signal: AbortSignal | undefined
   readonly #latency = new PeerLatency()
+  readonly #deadlines: SharedDeadlines
   readonly #puts: PeerBatcher<NamedRecord, RecordOutcome>
   readonly #gets: PeerBatcher<string, Uint8Array | undefined>
 
@@ -54,6 +56,7 @@ export class ReplicatedRecords implements Records {
     this.#components = components
     this.#signal = init.signal
     this.#replication = new Replication(components, init)
+    this.#deadlines = new SharedDeadlines(components.clock, init.signal)
     const batches = { itemsMax: RECORDS_MAX, atOnce: BATCHES_AT_ONCE }
     this.#puts = new PeerBatcher({ ...batches, bytesMax: RECORD_BATCH_BYTES, bytesOf: ({ value }) => value.length, send: this.#sendPut.bind(this) })
     this.#gets = new PeerBatcher({ ...batches, send: this.#sendGet.bind(this) })
@@ -61,22 +64,26 @@ export class ReplicatedRecords implements Records {
 
   async put (records: readonly NamedRecord[], { signal, deadlineMs = PUT_DEADLINE_MS }: PutOptions = {}): Promise<void> {
     records.forEach(checkRecord)
-    const caller = new AbortController()
-    const giveUp = (): void => { caller.abort(signal?.reason) }
-    signal?.addEventListener('abort', giveUp, { once: true })
-    if (signal?.aborted === true) giveUp()
-    const deadline = this.#components.clock.deadline(deadlineMs, caller.signal, this.#signal)
-    let going: Array<Promise<unknown>> = []
+    const looking = new AbortController()
+    let placings: Placing[] = []
+    const giveUp = (error: P2pvmError): void => {
+      looking.abort(error)
+      for (const placing of placings) placing.giveUp(error)
+    }
+    const callerGone = (): void => { giveUp(abortErrorOf(signal!)) }
+    const timely = this.#deadlines.wait(deadlineMs, giveUp)
+    signal?.addEventListener('abort', callerGone)
     try {
-      const candidates = await this.#candidates(records.map(({ name }) => name), 'put', deadline.signal)
-      const placings = records.map((record, index) =>
-        place(`record ${record.name}`, candidates[index] as Candidates, async (peer) => { await this.#storeAt(peer, record) }, deadline.signal))
-      going = placings.map(({ settled }) => settled)
+      if (signal?.aborted === true) callerGone()
+      throwIfAborted(looking.signal)
+      const candidates = await this.#candidates(records.map(({ name }) => name), 'put', looking.signal)
+      throwIfAborted(looking.signal)
+      placings = records.map((record, index) => place(`record ${record.name}`, candidates[index]!, (peer) => this.#storeAt(peer, record)))
       await Promise.all(placings.map(({ acknowledged }) => acknowledged))
     } finally {
-      signal?.removeEventListener('abort', giveUp)
+      signal?.removeEventListener('abort', callerGone)
       // They go on to R without the caller.
-      void Promise.all(going).then(() => { deadline[Symbol.dispose]() })
+      void Promise.all(placings.map(({ settled }) => settled)).then(timely)
     }
   }
 

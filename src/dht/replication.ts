@@ -6,7 +6,7 @@
  * State it owns: peers to avoid for a while, and when each answered last. Not for: what is sent to a peer.
  */
 import assert from 'node:assert/strict'
-import { abortErrorOf, OVER, untilAborted } from '../protocols/abort.ts'
+import { OVER, untilAborted } from '../protocols/abort.ts'
 import { errorCodeOf, P2pvmError, type ErrorCode } from '../protocols/errors.ts'
 import type { Clock, Log } from '../protocols/seams.ts'
 import type { PeerId, RequestOptions } from '../protocols/transport.ts'
@@ -168,48 +168,52 @@ export class Refusal extends P2pvmError {
 }
 
 export interface Placing {
-  /** Resolves when W have it. Rejects with the reason when that cannot be any more, and with the signal's when it aborts. */
+  /** Resolves when W have it. Rejects with the reason when that cannot be any more, and when it is given up before. */
   readonly acknowledged: Promise<void>
   /** Resolves when R have it, or there is nobody left to ask. */
   readonly settled: Promise<readonly PeerId[]>
+  /** Nobody more is asked. */
+  giveUp (error: P2pvmError): void
 }
 
 /**
  * Puts a key on `wanted` of the candidates, all at once; one that fails is replaced by the next in order. `store` throws
  * ERR_CONFLICT to end it all: write-once is not a matter of majorities.
  */
-export function place (what: string, candidates: Candidates, store: (peer: PeerId) => Promise<void>, signal: AbortSignal): Placing {
+export function place (what: string, candidates: Candidates, store: (peer: PeerId) => Promise<void>): Placing {
   const { wanted, acknowledgements } = candidates
   const acknowledged = Promise.withResolvers<void>()
-  const giveUp = (): void => { acknowledged.reject(abortErrorOf(signal)) }
-  signal.addEventListener('abort', giveUp)
-  if (signal.aborted) giveUp()
+  const settled = Promise.withResolvers<readonly PeerId[]>()
   const stored: PeerId[] = []
   const failures: Failure[] = []
   let over = false
+  let filling = wanted
 
-  const fill = async (): Promise<void> => {
-    for (let peer; !over && !signal.aborted && (peer = candidates.take()) !== undefined;) {
-      try {
-        await store(peer)
-        stored.push(peer)
-        if (stored.length === acknowledgements) acknowledged.resolve()
-        return
-      } catch (error) {
-        failures.push({ peer, error })
-        if (errorCodeOf(error) === 'ERR_CONFLICT') {
-          over = true
-          acknowledged.reject(error)
-        }
-      }
-    }
+  const giveUp = (error: unknown): void => {
+    over = true
+    acknowledged.reject(error)
   }
-  const settled = Promise.all(Array.from({ length: wanted }, fill)).then(() => {
-    signal.removeEventListener('abort', giveUp)
+  const filled = (): void => {
+    filling -= 1
+    if (filling > 0) return
     if (stored.length < acknowledgements) acknowledged.reject(notPlaced(what, stored.length, acknowledgements, failures))
-    return stored
-  })
-  return { acknowledged: acknowledged.promise, settled }
+    settled.resolve(stored)
+  }
+  const fill = (): void => {
+    const peer = over ? undefined : candidates.take()
+    if (peer === undefined) return filled()
+    store(peer).then(() => {
+      stored.push(peer)
+      if (stored.length === acknowledgements) acknowledged.resolve()
+      filled()
+    }, (error: unknown) => {
+      failures.push({ peer, error })
+      if (errorCodeOf(error) === 'ERR_CONFLICT') giveUp(error)
+      fill()
+    })
+  }
+  for (let at = 0; at < wanted; at++) fill()
+  return { acknowledged: acknowledged.promise, settled: settled.promise, giveUp }
 }
 
 function notPlaced (what: string, stored: number, acknowledgements: number, failures: readonly Failure[]): P2pvmError {
