@@ -18,7 +18,7 @@ export interface RecordServiceComponents {
   readonly admits: (record: NamedRecord, from: PeerId) => boolean
 }
 
-/** The store joins what comes together into one transaction; these are what waits for the disk, not what works on it. */
+/** The store joins what comes together into one write to the disk; these are what waits for it, not what works on it. */
 const PUTS_AT_ONCE = 64
 /** Times a batch of 1 MiB: 256 MiB at the worst, from peers that all send their largest. */
 const PUT_QUEUE_MAX = 192

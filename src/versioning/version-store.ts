@@ -6,8 +6,7 @@
  *     vm/assigned/<blob>/<nr>     who was assigned what         written once
  *     vm/aborted/<blob>/<nr>      the attempt that counts       written once, when it is not 1
  *     vm/inherited/<blob>         exceptions of a clone         written once, when its source has some
- *     vm/open/<blob>/<nr>         (a mark)                      from assigning until published
- *     vm/complete/<blob>/<nr>     how it ended                  from completing until published
+ *     vm/open/<blob>/<nr>         null; how it ended            from assigning until published; from completing on
  *     vm/published/<blob>/<nr>    the signed header             written once
  *     vm/request/<id>             what the request was given    written once
  *     vm/name/<name>              blob and version that shows   written once, and again when that version was aborted
