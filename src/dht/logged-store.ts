@@ -51,8 +51,8 @@ interface Mark {
   readonly seed: number
 }
 
-/** Some thousand versions. */
-const LOG_BYTES = 1024 * 1024
+/** Some hundred versions: few enough for every range to look through, and no more work than with a MiB. */
+export const LOG_BYTES = 256 * 1024
 /** lmdb's bound. */
 const KEY_CHARACTERS_MAX = 1978
 /** In the store: `applied`, 8 bytes, and `seed`, 4, big-endian. Before every other key. */

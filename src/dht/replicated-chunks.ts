@@ -5,7 +5,7 @@
  * State it owns: bytes on their way (admission), latencies of peers, gets and puts under way (concurrent ones of one chunk
  * share), questions that wait to travel together. Not for: caching (`cached-chunks.ts`), answering others (`chunk-service.ts`).
  */
-import { abortErrorOf, untilAborted, withDeadline } from '../protocols/abort.ts'
+import { abortErrorOf, throwIfAborted, untilAborted, withDeadline } from '../protocols/abort.ts'
 import { AUDIT_IDS_MAX, auditChunks, getChunk, HAVE_IDS_MAX, haveChunks, putChunk, type ChunkCondition } from '../protocols/chunk-protocol.ts'
 import { CHUNK_BYTES_DEFAULT, matches, type ChunkId } from '../protocols/cid.ts'
 import { errorCodeOf, P2pvmError } from '../protocols/errors.ts'
@@ -123,6 +123,7 @@ export class ReplicatedChunks implements Chunks {
     try {
       release = await this.#admission.acquire(bytes.length, priority, deadline.signal)
       const candidates = await this.#replication.candidates(keyOfChunk(id), 'put', deadline.signal)
+      throwIfAborted(deadline.signal)
       const progress = { isNew: true, stored: 0, sentBytes: 0 }
       let packed: Uint8Array | undefined
       const packOnce = (): Uint8Array => packed ??= pack(bytes) // not for a chunk that all have

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { DiskChunkStore } from '../../src/dht/disk-chunk-store.ts'
+import { LOG_BYTES } from '../../src/dht/logged-store.ts'
 import { openStore } from '../../src/dht/open-store.ts'
 import { nodeDisk } from '../../src/dht/node-disk.ts'
 import { RecordStore } from '../../src/dht/record-store.ts'
@@ -68,19 +69,19 @@ describeWith(['root'], 'a full disk', () => {
       for (const { key, value } of entries) expect(Buffer.compare(value, Buffer.alloc(ENTRY_BYTES, key.slice(-6)))).toBe(0)
     }
     const writeUntilRefused = async (from: number): Promise<unknown> => {
-      for (let index = from; index < from + 5 * MIB / ENTRY_BYTES; index++) {
+      for (let index = from; index < from + 5 * LOG_BYTES / ENTRY_BYTES; index++) {
         const refused = await write(index).then(() => undefined, (error: unknown) => error)
         if (refused !== undefined) return refused
       }
       return undefined
     }
     try {
-      // The log has its blocks: of each of its files, a MiB and an entry.
-      for (let index = 0; index * ENTRY_BYTES < 2.2 * MIB; index++) await database.write([{ key: `entry/${number(index % 2)}`, value: Buffer.alloc(ENTRY_BYTES, number(index % 2)) }])
+      // The log has its blocks: of each of its files, LOG_BYTES and an entry.
+      for (let index = 0; index * ENTRY_BYTES < 2.2 * LOG_BYTES; index++) await database.write([{ key: `entry/${number(index % 2)}`, value: Buffer.alloc(ENTRY_BYTES, number(index % 2)) }])
       kept.push(number(0), number(1))
       await fill()
       expect(await writeUntilRefused(2)).toMatchObject({ code: 'ERR_DISK_FULL' })
-      expect(kept.length * ENTRY_BYTES, 'more than one file of the log').toBeGreaterThan(MIB)
+      expect(kept.length * ENTRY_BYTES, 'more than one file of the log').toBeGreaterThan(LOG_BYTES)
       expectKept()
       expect(await writeUntilRefused(900_000), 'each is tried anew').toMatchObject({ code: 'ERR_DISK_FULL' })
       expectKept()
@@ -105,13 +106,13 @@ describeWith(['root'], 'a full disk', () => {
     const database = await openStore(join(mountpoint, 'records', 'records.lmdb'))
     try {
       const write = async (index: number): Promise<void> => { await database.write([{ key: `entry/${index}`, value: Buffer.alloc(ENTRY_BYTES, `${index}`) }]) }
-      for (let index = 0; index * ENTRY_BYTES < 2.2 * MIB; index++) await write(index % 2)
+      for (let index = 0; index * ENTRY_BYTES < 2.2 * LOG_BYTES; index++) await write(index % 2)
       await fill()
       let kept = 2
-      while (kept * ENTRY_BYTES < 5 * MIB && await write(kept).then(() => true, () => false)) kept += 1
-      expect(kept * ENTRY_BYTES).toBeLessThan(3 * MIB)
+      while (kept * ENTRY_BYTES < 5 * LOG_BYTES && await write(kept).then(() => true, () => false)) kept += 1
+      expect(kept * ENTRY_BYTES).toBeLessThan(3 * LOG_BYTES)
       await rm(join(mountpoint, 'filler'))
-      for (let index = 0; index * ENTRY_BYTES < 2.2 * MIB; index++) await write(index % 2)
+      for (let index = 0; index * ENTRY_BYTES < 2.2 * LOG_BYTES; index++) await write(index % 2)
       expect([...database.range({ start: 'entry/', end: 'entry/~' })]).toHaveLength(kept)
     } finally {
       await database.close()

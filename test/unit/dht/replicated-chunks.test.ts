@@ -159,6 +159,22 @@ describe('put', () => {
     await expect(put).rejects.toMatchObject({ code: 'ERR_ABORTED' })
   })
 
+  it('sends nothing for a caller who gave up while its placement was looked up', async () => {
+    const fabric = await StorageFabric.of(4)
+    const { chunks, membership } = fabric.client()
+    const caller = new AbortController()
+    const { closest } = membership
+    membership.closest = async (...args) => {
+      const found = await closest.apply(membership, args)
+      caller.abort()
+      return found
+    }
+    await expect(chunks.put(id, bytes, { signal: caller.signal })).rejects.toMatchObject({ code: 'ERR_ABORTED' })
+    await settle()
+    expect(await fabric.holders(id)).toEqual([])
+    expect(fabric.clock.pending).toBe(0)
+  })
+
   it('leaves no timer behind', async () => {
     const fabric = await StorageFabric.of(4)
     const { chunks } = fabric.client()
