@@ -26,7 +26,7 @@ export async function bundle (folder: string): Promise<void> {
     format: 'esm',
     platform: 'node',
     target: 'node22.15',
-    external: ['lmdb', 'fuse-native'], // they find their native halves beside themselves
+    external: ['lmdb', 'fuse-native', 'koffi'], // they find their native halves beside themselves
     define: { 'process.env.P2PVM_VERSION': JSON.stringify(version) },
     // CommonJS packages inside an ES module bundle call require for Node's own modules.
     banner: { js: 'import { createRequire as __createRequire } from \'node:module\'; const require = __createRequire(import.meta.url);' },

@@ -289,24 +289,6 @@ export class MountedCopy implements Sealable, Growable {
     await locked.discard(sealed)
   }
 
-  /**
-   * Gives back space of what was discarded, of one region of the overlay; false when there is nothing left to give. Workers write
-   * nothing meanwhile: what they wrote to a page that has just been looked at would go with it.
-   */
-  async giveBack (): Promise<boolean> {
-    return await this.#operations.run(async () => {
-      if (this.#locked?.top.hasZeroed !== true) return false
-      await this.file.change({ routeWrites: true })
-      try {
-        // The lock on the working copy goes with the mount.
-        if (!this.#components.signal.aborted) this.#locked.top.dig()
-      } finally {
-        await this.file.change({ routeWrites: false })
-      }
-      return true
-    })
-  }
-
   async revert (signal: AbortSignal): Promise<void> {
     await this.#operations.run(async () => {
       signal.throwIfAborted()

@@ -9,6 +9,7 @@ import { type Growable, MountedFile } from './mounted-file.ts'
 import { Mutex } from './mutex.ts'
 import type { FileEntry } from './kernel-state.ts'
 import type { Inode } from './namespace.ts'
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE } from './system-calls.ts'
 
 export interface OpenFilesComponents extends MountedCopyComponents {
   /** Makes the workers forget a file; resolves when none can be using it. */
@@ -21,17 +22,8 @@ export interface OpenFilesComponents extends MountedCopyComponents {
 export const SEEK_DATA = 3
 export const SEEK_HOLE = 4
 
-/** fallocate(2). */
-export const FALLOC_FL_KEEP_SIZE = 0x01
-export const FALLOC_FL_PUNCH_HOLE = 0x02
-export const FALLOC_FL_ZERO_RANGE = 0x10
 const MODES_OF_ZERO: readonly number[] = [FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE]
 const MODES_OF_ALLOCATION: readonly number[] = [0, FALLOC_FL_KEEP_SIZE]
-
-/** A machine discards what it has deleted in many pieces, one after the other: those of a region are given back together. */
-const GIVE_BACK_AFTER_MS = 5_000
-/** Writes wait while a region is looked through, for some tens of milliseconds: between two they have the file to themselves. */
-const GIVE_BACK_PAUSE_MS = 200
 
 interface OpenFile {
   readonly ino: bigint
@@ -47,8 +39,6 @@ export class OpenFiles {
   readonly #byFh = new Map<number, OpenFile>()
   readonly #turn = new Mutex()
   readonly #flushing = new Mutex()
-  /** Those that wait to. */
-  readonly #givingBack = new Set<MountedCopy>()
   #lastFh = 0
 
   constructor (components: OpenFilesComponents) {
@@ -178,34 +168,13 @@ export class OpenFiles {
    */
   async fallocate (fh: number, offset: number, length: number, mode: number): Promise<void> {
     const file = this.byFh(fh)
-    const copy = this.#byFh.get(fh)?.copy
-    if (copy === undefined) throw new ErrnoError(ERRNO.EROFS)
+    if (this.#byFh.get(fh)?.copy === undefined) throw new ErrnoError(ERRNO.EROFS)
     const zeroes = MODES_OF_ZERO.includes(mode)
     if (!zeroes && !MODES_OF_ALLOCATION.includes(mode)) throw new ErrnoError(ERRNO.EOPNOTSUPP)
     if (length === 0) throw new ErrnoError(ERRNO.EINVAL)
     const end = offset + length
-    if (zeroes) {
-      await file.zero(offset, Math.min(end, file.size))
-      void this.#giveBack(copy)
-    }
+    if (zeroes) await file.zero(offset, Math.min(end, file.size))
     if ((mode & FALLOC_FL_KEEP_SIZE) === 0 && end > file.size) await file.grow(end)
-  }
-
-  /** Gives back the space of what was discarded, for as long as the working copy is open. One at a time for each. */
-  async #giveBack (copy: MountedCopy): Promise<void> {
-    const { clock, signal, log } = this.#components
-    if (this.#givingBack.has(copy)) return
-    this.#givingBack.add(copy)
-    try {
-      await clock.sleep(GIVE_BACK_AFTER_MS, signal)
-      while (this.#byIno.get(copy.inode.ino)?.copy === copy && await this.withCopy(copy.inode, async (open) => await open.giveBack())) {
-        await clock.sleep(GIVE_BACK_PAUSE_MS, signal)
-      }
-    } catch (error) {
-      if (!signal.aborted) log.warn('cannot give back the space of what was discarded', { name: copy.inode.name, error: String(error) })
-    } finally {
-      this.#givingBack.delete(copy)
-    }
   }
 
   async fsync (fh: number, pid: number): Promise<void> {

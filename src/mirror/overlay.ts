@@ -19,7 +19,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { bootId } from './boot.ts'
 import { isNodeError, makeFolder, readFully, syncFolder, writeFully } from './files.ts'
-import { Holes } from './holes.ts'
+import { zero } from './holes.ts'
 import { MAP_BLOCK_BYTES, PAGE_BYTES, PageMap, type Run, runsOf, type SharedPageMap } from './page-map.ts'
 
 const fdatasyncAsync = promisify(fdatasync)
@@ -38,7 +38,6 @@ export class Overlay {
   readonly #pagesFd: number
   readonly #liveFd: number
   readonly #syncedFd: number
-  readonly #holes: Holes
   #queued: Promise<void> | undefined
   #last: Promise<void> = Promise.resolve()
   #writingBack: Promise<void> | undefined
@@ -51,7 +50,6 @@ export class Overlay {
     this.#pagesFd = fds.pages
     this.#liveFd = fds.live
     this.#syncedFd = fds.synced
-    this.#holes = new Holes(join(folder, 'pages'), fds.pages)
   }
 
   /** Opens the overlay, or makes an empty one; its names are durable when this returns. One process at a time. */
@@ -105,22 +103,12 @@ export class Overlay {
 
   /**
    * Zeros over `[from, to)`: whole sectors, the last of which may end with the file. In the order of a write: the bytes, then
-   * the map. Their space on the disk is given back: of many pages now, of few in `dig`. Does not wait.
+   * the map. The space that they had on the disk is given back. Does not wait. Throws what the disk says, before the map is touched.
    */
   zero (from: number, to: number): void {
     const validTo = to === this.size ? Math.ceil(to / PAGE_BYTES) * PAGE_BYTES : to
-    this.#holes.zero(from, to, validTo)
+    zero(this.#pagesFd, from, to, validTo)
     this.map.mark(this.#liveFd, from, validTo)
-  }
-
-  /** Zeroed pages still take space. */
-  get hasZeroed (): boolean {
-    return this.#holes.waiting
-  }
-
-  /** Gives some of that space back. Nobody else may write meanwhile: a page that was zeros a moment ago may go. */
-  dig (): void {
-    this.#holes.dig()
   }
 
   /** What it holds, in order; a run may reach into the rest of the image's last page. */

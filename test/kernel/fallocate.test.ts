@@ -104,29 +104,22 @@ mountSuite('fallocate', (driver) => {
     expect(await sha256OfMounted(path)).toBe(sha256(image.fill('x', 0, 3 * MIB).fill(0, 100, 3 * MIB - 100)))
   })
 
-  it('gives the space of small discards back, a little later, under a machine that writes on', async () => {
+  it('gives the space of small discards back at once, and keeps what is written between them', async () => {
     await python(`import os, sys; file = os.open(sys.argv[1], os.O_RDWR); os.pwrite(file, b"x" * ${3 * MIB}, 0); os.fsync(file)`, path)
     image.fill('x', 0, 3 * MIB)
-    const rewriting = `
-import ctypes, json, os, sys, time
+    const discarding = `
+import ctypes, os, sys
 libc = ctypes.CDLL(None)
 file = os.open(sys.argv[1], os.O_RDWR)
 for at in range(0, ${3 * MIB}, ${8 * PAGE}):
-  libc.fallocate64(file, ${PUNCH_HOLE}, ctypes.c_int64(at), ctypes.c_int64(${7 * PAGE}))
-deadline = time.monotonic() + 60
-written = []
-while sum(os.stat(os.path.join(folder, 'pages')).st_blocks for folder in sys.argv[2:]) * 512 > ${MIB} and time.monotonic() < deadline:
-  os.pwrite(file, b"%08d" % len(written) * 512, len(written) % 64 * ${8 * PAGE})
-  written.append(len(written) % 64)
-  os.fsync(file)
-  time.sleep(0.01)
-print(json.dumps([time.monotonic() < deadline, written]))`
-    const folder = join(world.folders.working, 'vm1')
-    const overlays = readdirSync(folder).filter((name) => name.startsWith('overlay-')).map((name) => join(folder, name))
-    const [inTime, written] = JSON.parse(await python(rewriting, path, ...overlays)) as [boolean, number[]]
-    expect(inTime).toBe(true)
-    for (let at = 0; at < 3 * MIB; at += 8 * PAGE) image.fill(0, at, at + 7 * PAGE)
-    for (const [count, place] of written.entries()) image.fill(String(count).padStart(8, '0'), place * 8 * PAGE, place * 8 * PAGE + PAGE)
+  libc.fallocate64(file, ${PUNCH_HOLE}, ctypes.c_int64(at), ctypes.c_int64(${6 * PAGE}))
+  os.pwrite(file, b"y" * ${PAGE}, at + ${PAGE})
+  libc.fallocate64(file, ${PUNCH_HOLE}, ctypes.c_int64(at + ${6 * PAGE}), ctypes.c_int64(${PAGE}))
+os.fsync(file)`
+    await python(discarding, path)
+    // One page of eight that was never discarded, one that was written again; a file of so many pieces needs some space for their places.
+    expect(pagesBytes()).toBeLessThan(3 * MIB / 4 + 8 * PAGE)
+    for (let at = 0; at < 3 * MIB; at += 8 * PAGE) image.fill(0, at, at + 7 * PAGE).fill('y', at + PAGE, at + 2 * PAGE)
     await mount.kill('SIGKILL') // the kernel would answer from its own pages
     mount = await world.start()
     expect(await sha256OfMounted(path)).toBe(sha256(image))

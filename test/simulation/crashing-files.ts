@@ -9,7 +9,6 @@ import { posix } from 'node:path'
 
 /** What a disk writes whole. */
 const SECTOR_BYTES = 512
-const PAGE_BYTES = 4096
 
 type Sectors = Map<number, Uint8Array>
 
@@ -48,6 +47,8 @@ export type Node = FileNode | FolderNode
 export interface CrashingFilesInit {
   /** A disk that skips a sync: what the crash tests must find out. */
   readonly forgets?: 'file' | 'folder' | undefined
+  /** Unless it says so, a disk has. */
+  readonly hasHoles?: boolean
 }
 
 export class CrashingFiles {
@@ -182,28 +183,15 @@ export class CrashingFiles {
     this.onEffect(false)
   }
 
-  /** fallocate(2), FALLOC_FL_PUNCH_HOLE: whole sectors. */
-  punch (path: string, from: number, to: number): void {
-    const node = this.find(path)
-    if (node.kind !== 'file') throw systemError('EISDIR', path)
+  /** fallocate(2), FALLOC_FL_PUNCH_HOLE: whole sectors, one change for each. False: this disk has no holes. */
+  punch (file: FileNode, from: number, to: number): boolean {
+    if (this.#init.hasHoles === false) return false
     this.punches++
-    for (let at = from; at < to; at += SECTOR_BYTES) {
-      const sector = at / SECTOR_BYTES
-      if (node.now.sectors.has(sector)) this.#change(node, { process: this.process, kind: 'sector', sector, bytes: new Uint8Array(SECTOR_BYTES), size: node.now.size })
+    for (let sector = from / SECTOR_BYTES; sector < to / SECTOR_BYTES; sector++) {
+      if (file.now.sectors.has(sector)) this.#change(file, { process: this.process, kind: 'sector', sector, bytes: new Uint8Array(SECTOR_BYTES), size: file.now.size })
     }
     this.onEffect(false)
-  }
-
-  /** fallocate(1), --dig-holes: pages that read as zeros and are none are punched, one after the other. */
-  dig (path: string, from: number, to: number): void {
-    const node = this.find(path)
-    if (node.kind !== 'file') throw systemError('EISDIR', path)
-    const page = Buffer.alloc(PAGE_BYTES)
-    for (let at = from; at < Math.min(to, node.now.size); at += PAGE_BYTES) {
-      this.read(node, page.fill(0), 0, PAGE_BYTES, at)
-      const isData = Array.from({ length: PAGE_BYTES / SECTOR_BYTES }, (_, sector) => node.now.sectors.has(at / SECTOR_BYTES + sector)).includes(true)
-      if (isData && page.every((byte) => byte === 0)) this.punch(path, at, at + PAGE_BYTES)
-    }
+    return true
   }
 
   #change (file: FileNode, effect: Effect): void {

@@ -118,11 +118,6 @@ export class CrashingGuest {
     answered?.()
   }
 
-  /** Space of what was discarded, as the mount does a little later. */
-  async giveBack (): Promise<void> {
-    while (await this.copy.giveBack());
-  }
-
   async grow (size: number): Promise<void> {
     const answered = this.#around.model?.grow(size)
     await this.copy.grow(size)

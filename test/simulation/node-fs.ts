@@ -1,13 +1,13 @@
 /**
- * What the mirror uses of node:fs, node:fs/promises and node:child_process, over `CrashingFiles`: for `vi.mock`. Paths below
+ * What the mirror uses of node:fs, node:fs/promises and its own system calls, over `CrashingFiles`: for `vi.mock`. Paths below
  * ROOT and the descriptors of what is open there go to the files of the moment, all others to the real modules.
  *
  * What is asynchronous takes effect some turns later, as the seed of the moment says: who does not wait for it has no right to it.
  */
-import type * as childProcess from 'node:child_process'
 import type * as fs from 'node:fs'
 import type * as fsPromises from 'node:fs/promises'
 import { promisify } from 'node:util'
+import type * as systemCalls from '../../src/mirror/system-calls.ts'
 import type { Chance } from '../harness/seed.ts'
 import { type CrashingFiles, systemError } from './crashing-files.ts'
 
@@ -134,15 +134,6 @@ export function fsPromisesOver (real: typeof fsPromises): typeof fsPromises {
   return { ...real, ...changes } as unknown as typeof fsPromises
 }
 
-/** fallocate(1) is all that is run there, by way of setpriv(1) and sh(1). */
-export function childProcessOver (real: typeof childProcess): typeof childProcess {
-  const spawnSync = (command: string, args: string[]): { status: number } => {
-    const [script, , , punch, , offset, , length, path = ''] = args.slice(args.indexOf('-c') + 1)
-    if (command !== 'setpriv' || script?.includes('exec fallocate') !== true) throw new Error(`nobody simulates ${command} ${args.join(' ')}`)
-    if (punch === '--punch-hole') files().punch(path, Number(offset), Number(offset) + Number(length))
-    else if (punch === '--dig-holes') files().dig(path, Number(offset), Number(offset) + Number(length))
-    else throw new Error(`nobody simulates fallocate ${punch}`)
-    return { status: 0 }
-  }
-  return { ...real, spawnSync } as unknown as typeof childProcess
+export function systemCallsOver (real: typeof systemCalls): typeof systemCalls {
+  return { ...real, punchHole: (fd, offset, length) => files().punch(files().file(fd), offset, offset + length) }
 }

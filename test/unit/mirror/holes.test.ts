@@ -1,20 +1,33 @@
-/** Zeros that take no space, on a file of this disk. */
+/** Zeros that take no space, on a file of this disk, which may be told to have no holes or to fail. */
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { writeFully } from '../../../src/mirror/files.ts'
-import { Holes } from '../../../src/mirror/holes.ts'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { readFully, writeFully } from '../../../src/mirror/files.ts'
+import { zero } from '../../../src/mirror/holes.ts'
+import { Overlay } from '../../../src/mirror/overlay.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
+import type * as systemCalls from '../../../src/mirror/system-calls.ts'
+
+const disk = vi.hoisted((): { punches: Array<[offset: number, length: number]>, hasHoles: boolean, error: Error | undefined } =>
+  ({ punches: [], hasHoles: true, error: undefined }))
+
+vi.mock('../../../src/mirror/system-calls.ts', async (original) => {
+  const real = await original<typeof systemCalls>()
+  const punchHole: typeof real.punchHole = (fd, offset, length) => {
+    disk.punches.push([offset, length])
+    if (disk.error !== undefined) throw disk.error
+    return disk.hasHoles && real.punchHole(fd, offset, length)
+  }
+  return { ...real, punchHole }
+})
 
 const MIB = 1024 * 1024
-const SIZE = 40 * MIB
-const REGION = 16 * MIB
+const SIZE = 8 * MIB
 
 let folder: string
 let path: string
 let fd: number
-let holes: Holes
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'p2pvm-holes-'))
@@ -22,7 +35,7 @@ beforeEach(() => {
   writeFileSync(path, '')
   truncateSync(path, SIZE)
   fd = openSync(path, 'r+')
-  holes = new Holes(path, fd)
+  Object.assign(disk, { punches: [], hasHoles: true, error: undefined })
 })
 
 afterEach(() => {
@@ -30,75 +43,96 @@ afterEach(() => {
   rmSync(folder, { recursive: true })
 })
 
-const write = (at: number, bytes: Buffer): void => { writeFully(fd, bytes, 0, bytes.length, at) }
-const zero = (from: number, to: number): void => { holes.zero(from, to, to) }
-/** A file system counts its own blocks for a file of many extents. */
-const isAbout = (bytes: number, expected: number): boolean => Math.abs(bytes - expected) <= 4 * PAGE_BYTES
+const fill = (from: number, to: number): void => { writeFully(fd, Buffer.alloc(to - from, 1), 0, to - from, from) }
 const taken = (): number => statSync(path).blocks * 512
+const filled = (from: number, to: number): Buffer => Buffer.alloc(SIZE).fill(1, from, to)
 
 describe('the zeros of a file', () => {
-  it('are holes where they were, and written where there was anything else', () => {
-    write(2 * MIB, Buffer.alloc(PAGE_BYTES, 1))
-    expect(taken()).toBe(PAGE_BYTES)
-    zero(MIB, 2 * MIB - 512) // nothing there
-    zero(2 * MIB - 5 * 512, 2 * MIB + 512) // a sector of what is
-    expect(taken()).toBe(PAGE_BYTES)
-    const expected = Buffer.alloc(SIZE)
-    expected.fill(1, 2 * MIB + 512, 2 * MIB + PAGE_BYTES)
-    expect(readFileSync(path).equals(expected)).toBe(true)
+  it('take no space where they are whole pages, and are written at both ends', () => {
+    fill(MIB, 2 * MIB)
+    zero(fd, MIB + PAGE_BYTES + 512, MIB + 8 * PAGE_BYTES - 512, MIB + 8 * PAGE_BYTES - 512)
+    expect(disk.punches).toEqual([[MIB + 2 * PAGE_BYTES, 5 * PAGE_BYTES]])
+    expect(taken()).toBe(MIB - 5 * PAGE_BYTES)
+    expect(readFileSync(path).equals(filled(MIB, 2 * MIB).fill(0, MIB + PAGE_BYTES + 512, MIB + 8 * PAGE_BYTES - 512))).toBe(true)
   })
 
-  it('are given back a region at a time, and what was written since stays', () => {
-    const expected = Buffer.alloc(SIZE)
-    const written = [[0, MIB], [REGION - MIB, REGION + MIB], [2 * REGION + MIB, 2 * REGION + 2 * MIB]] as const
-    for (const [from, to] of written) write(from, expected.subarray(from, to).fill(1))
-    expect(holes.waiting).toBe(false)
-    for (let at = 0; at < MIB; at += 64 * 1024) zero(at, at + 32 * 1024)
-    zero(REGION - 64 * 1024, REGION + 64 * 1024)
-    write(32 * PAGE_BYTES, Buffer.alloc(512, 2)) // among the zeros, in no order with anything
-    write(REGION + PAGE_BYTES, Buffer.alloc(1, 3))
-    for (let at = 0; at < MIB; at += 64 * 1024) expected.fill(0, at, at + 32 * 1024)
-    expected.fill(0, REGION - 64 * 1024, REGION + 64 * 1024).fill(2, 32 * PAGE_BYTES, 32 * PAGE_BYTES + 512).fill(3, REGION + PAGE_BYTES, REGION + PAGE_BYTES + 1)
-    const before = taken()
-    holes.dig()
-    expect(isAbout(before - taken(), (16 * 8 - 1) * PAGE_BYTES + 64 * 1024)).toBe(true)
-    expect(holes.waiting).toBe(true)
-    holes.dig()
-    expect(isAbout(before - taken(), (16 * 8 - 1) * PAGE_BYTES + 128 * 1024 - PAGE_BYTES)).toBe(true)
-    expect(holes.waiting).toBe(false)
-    expect(readFileSync(path).equals(expected)).toBe(true)
-    holes.dig() // nothing left
-    expect(readFileSync(path).equals(expected)).toBe(true)
+  it('are given back of a single page, and of all of a large file', () => {
+    fill(0, SIZE)
+    zero(fd, 3 * PAGE_BYTES, 4 * PAGE_BYTES, 4 * PAGE_BYTES)
+    expect(taken()).toBe(SIZE - PAGE_BYTES)
+    zero(fd, 0, SIZE, SIZE)
+    expect(taken()).toBe(0)
+    expect(readFileSync(path).equals(Buffer.alloc(SIZE))).toBe(true)
   })
 
-  it('to the end of the file', () => {
+  it('are written within a page, and not where there are zeros or a hole', () => {
+    fill(2 * MIB, 2 * MIB + PAGE_BYTES)
+    zero(fd, MIB + 512, MIB + 1024, MIB + 1024) // nothing there
+    zero(fd, 2 * MIB - 5 * 512, 2 * MIB + 512, 2 * MIB + 512) // a sector of what is
+    expect(disk.punches).toEqual([])
+    expect(taken()).toBe(PAGE_BYTES)
+    expect(readFileSync(path).equals(filled(2 * MIB + 512, 2 * MIB + PAGE_BYTES))).toBe(true)
+  })
+
+  it('to the end of the file, in the middle of a page', () => {
     truncateSync(path, SIZE - 1000)
-    write(SIZE - 2 * PAGE_BYTES, Buffer.alloc(2 * PAGE_BYTES - 1000, 1))
-    holes.zero(SIZE - 2 * PAGE_BYTES, SIZE - 1000, SIZE)
-    holes.dig()
+    fill(SIZE - 2 * PAGE_BYTES, SIZE - 1000)
+    zero(fd, SIZE - 2 * PAGE_BYTES, SIZE - 1000, SIZE)
     expect([taken(), statSync(path).size]).toEqual([0, SIZE - 1000])
     expect(readFileSync(path).equals(Buffer.alloc(SIZE - 1000))).toBe(true)
   })
 
-  it('are not looked for by a process whose parent was killed when it began', () => {
-    write(0, Buffer.alloc(2 * MIB, 1))
-    const ours = process.pid
-    Object.defineProperty(process, 'pid', { value: ours + 1 }) // somebody else is the parent
-    try {
-      zero(0, 2 * MIB)
-    } finally {
-      Object.defineProperty(process, 'pid', { value: ours })
-    }
+  it('are zeros all the same on a disk that has no holes, and take no more space than before', () => {
+    disk.hasHoles = false
+    fill(MIB, 3 * MIB)
+    zero(fd, 512, 3 * MIB - 512, 3 * MIB - 512)
+    expect(disk.punches).toHaveLength(1)
     expect(taken()).toBe(2 * MIB)
-    expect(readFileSync(path).equals(Buffer.alloc(SIZE))).toBe(true)
+    expect(readFileSync(path).equals(filled(3 * MIB - 512, 3 * MIB))).toBe(true)
+  })
+})
+
+describe('an overlay', () => {
+  it('gives the space of zeroed pages back, and has the zeros in the next process and after a power cut', async () => {
+    const place = join(folder, 'punched')
+    const blocks = (): number => statSync(join(place, 'pages')).blocks * 512
+    const first = await Overlay.open(place, 8 * MIB)
+    const { pagesFd, mapFd } = first.view()
+    writeFully(pagesFd, Buffer.alloc(8 * MIB, 1), 0, 8 * MIB, 0)
+    first.map.mark(mapFd, 0, 4 * MIB)
+    await first.sync()
+    expect(blocks()).toBeGreaterThanOrEqual(8 * MIB)
+    first.zero(512, 8 * MIB - 512) // bytes without bits, too: a write that was not answered
+    expect(blocks()).toBeLessThan(MIB)
+    // Not closed: its process was killed.
+    const killed = await Overlay.open(place, 8 * MIB)
+    const bytes = Buffer.alloc(8 * MIB)
+    readFully(killed.view().pagesFd, bytes, 0, 8 * MIB, 0)
+    expect(bytes.equals(Buffer.alloc(8 * MIB).fill(1, 0, 512).fill(1, 8 * MIB - 512))).toBe(true)
+    expect([killed.map.validAt(0), killed.map.validAt(1024), killed.map.validAt(2047)]).toEqual([0xff, 0xff, 0x7f])
+    await killed.sync()
+    writeFileSync(join(place, 'boot'), 'another boot')
+    const later = await Overlay.open(place, 8 * MIB)
+    expect([later.map.validAt(0), later.map.validAt(1024), later.map.validAt(2047)]).toEqual([0xff, 0xff, 0x7f])
+    for (const one of [first, killed, later]) await one.close()
   })
 
-  it('are zeros all the same where nobody can give them back', () => {
-    rmSync(path) // fallocate(1) does not find it
-    write(0, Buffer.alloc(2 * MIB, 1))
-    zero(0, 2 * MIB - 512)
-    expect(holes.waiting).toBe(false)
-    const mine = readFileSync(`/proc/self/fd/${fd}`)
-    expect(mine.equals(Buffer.alloc(SIZE).fill(1, 2 * MIB - 512, 2 * MIB))).toBe(true)
+  it('does not say that pages are zeros before they are', async () => {
+    const overlay = await Overlay.open(join(folder, 'broken'), 8 * PAGE_BYTES)
+    closeSync(overlay.view().pagesFd)
+    expect(() => { overlay.zero(0, PAGE_BYTES) }).toThrow('EBADF')
+    expect(overlay.map.validAt(0)).toBe(0)
+    closeSync(overlay.view().mapFd)
+  })
+
+  it('says what a disk says that fails, and nothing is taken for zeros', async () => {
+    const overlay = await Overlay.open(join(folder, 'overlay'), SIZE)
+    disk.error = Object.assign(new Error('ENOSPC: no space left on device, fallocate'), { code: 'ENOSPC' })
+    const { pagesFd } = overlay.view()
+    writeFully(pagesFd, Buffer.alloc(2 * PAGE_BYTES, 1), 0, 2 * PAGE_BYTES, 0)
+    expect(() => { overlay.zero(512, 4 * PAGE_BYTES) }).toThrow(disk.error)
+    expect([overlay.map.validAt(0), overlay.map.validAt(1)]).toEqual([0, 0])
+    expect(readFileSync(join(folder, 'overlay', 'pages')).subarray(0, 2 * PAGE_BYTES).equals(Buffer.alloc(2 * PAGE_BYTES, 1))).toBe(true)
+    await overlay.close()
   })
 })

@@ -1,10 +1,10 @@
 /** The order of a seal and of its end, with a kernel and workers that only remember what they were told. */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ChunkFiles } from '../../../src/mirror/chunk-files.ts'
-import { FileView, type FileViewInit } from '../../../src/mirror/file-view.ts'
+import type { FileViewInit } from '../../../src/mirror/file-view.ts'
 import { type FsyncProcess, MountedCopy, type MountedCopyComponents } from '../../../src/mirror/mounted-copy.ts'
 import type { CopyInode } from '../../../src/mirror/namespace.ts'
 import { PAGE_BYTES } from '../../../src/mirror/page-map.ts'
@@ -273,37 +273,5 @@ describe('the end of a commit', () => {
     await copy.revert(signal)
     expect(await firstBytes()).toEqual([0, 0, 0, 0, 0, 0, 0, 0])
     expect(overlays()).toBe(1)
-  })
-})
-
-describe('the space of zeroed pages', () => {
-  const taken = (): number => statSync(join(working(), 'vm1', readdirSync(join(working(), 'vm1')).find((name) => name.startsWith('overlay-')) ?? '', 'pages')).blocks * 512
-
-  it('is given back while workers write nothing, and what one of them wrote until then stays', async () => {
-    for (let page = 0; page < 8; page++) await write(page, page + 1)
-    await copy.file.zero(2 * PAGE_BYTES, 6 * PAGE_BYTES)
-    expect(taken()).toBe(8 * PAGE_BYTES)
-    const worker = new FileView(views.at(-1) ?? (() => { throw new Error('no view') })())
-    const before = views.length
-    const seen: Array<[routed: boolean, taken: number]> = []
-    onPublish = (view) => {
-      // Not all have passed the new view yet when it is published.
-      if (view.routeWrites) worker.writeFrom(Buffer.alloc(PAGE_BYTES, 9), 0, 3 * PAGE_BYTES, 4 * PAGE_BYTES)
-      seen.push([view.routeWrites, taken()])
-    }
-    expect(await copy.giveBack()).toBe(true)
-    expect(seen).toEqual([[true, 8 * PAGE_BYTES], [false, 5 * PAGE_BYTES]])
-    expect(await copy.giveBack()).toBe(false)
-    expect(views).toHaveLength(before + 2)
-    expect(await firstBytes()).toEqual([1, 2, 0, 9, 0, 0, 7, 8])
-  })
-
-  it('waits for its turn: a seal has the overlay to itself, and what it seals keeps its space', async () => {
-    for (let page = 0; page < 8; page++) await write(page, page + 1)
-    await copy.file.zero(0, 4 * PAGE_BYTES)
-    const [, given] = await Promise.all([copy.seal(signal), copy.giveBack()])
-    expect(given).toBe(false)
-    await copy.unseal(signal)
-    expect(await firstBytes()).toEqual([0, 0, 0, 0, 5, 6, 7, 8])
   })
 })

@@ -1,12 +1,11 @@
 /** LSEEK, FALLOCATE and growth on bytes, over real overlays and version tables, with a kernel that only remembers what it was told. */
-import { closeSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ChunkFiles } from '../../../src/mirror/chunk-files.ts'
 import { ERRNO, errnoOf } from '../../../src/mirror/errno.ts'
 import { FileView, type FileViewInit } from '../../../src/mirror/file-view.ts'
-import { readFully, writeFully } from '../../../src/mirror/files.ts'
 import { withCheckedReplies } from '../../harness/checked-replies.ts'
 import { Commands } from '../../../src/mirror/fuse/commands.ts'
 import { Handlers, type Request } from '../../../src/mirror/fuse/handlers.ts'
@@ -30,6 +29,7 @@ const BASE: VersionRef = { blob: 'abcdefghijklmnop', version: 1, size: SIZE, chu
 /** These have bytes; the others are holes. */
 const DATA = new Set([1, 2, 70, CHUNKS - 1])
 const [SEEK_DATA, SEEK_HOLE] = [3, 4]
+const MIB = 1024 * 1024
 
 const version: Inode = { kind: 'version', ino: 7n, ref: BASE, mtimeMs: 0 }
 
@@ -364,6 +364,20 @@ describe('a file that grows', () => {
     expect(files.byFh(fh).size).toBe(LARGER)
   })
 
+  it('and is zeroed, however large, gives all space back but that of cut pages at both ends', async () => {
+    const fh = await open(copy)
+    expect(await setSize(copy, 64 * MIB)).toBe(64 * MIB)
+    const written = [[0, PAGE_BYTES], [16 * MIB - PAGE_BYTES, 16 * MIB + PAGE_BYTES], [48 * MIB - PAGE_BYTES, 48 * MIB + PAGE_BYTES], [50 * MIB, 50 * MIB + PAGE_BYTES]] as const
+    for (const [from, to] of written) expect(await writeAt(fh, from, Buffer.alloc(to - from, 1))).toBeUndefined()
+    const overlay = files.byFh(fh).layers.top?.folder ?? ''
+    const taken = (): number => statSync(join(overlay, 'pages')).blocks * 512
+    expect(taken()).toBeGreaterThanOrEqual(6 * PAGE_BYTES)
+    expect(await fallocate(fh, 512, 50 * MIB, PUNCH_HOLE)).toBeUndefined()
+    expect(taken()).toBe(2 * PAGE_BYTES)
+    const bytes = await files.byFh(fh).read(0, 64 * MIB)
+    expect(bytes.equals(Buffer.alloc(64 * MIB).fill(1, 0, 512).fill(1, 50 * MIB + 512, 50 * MIB + PAGE_BYTES))).toBe(true)
+  })
+
   it('keeps what workers wrote until they passed, and takes their writes again after', async () => {
     const fh = await open(copy)
     const file = files.byFh(fh)
@@ -410,41 +424,5 @@ describe('a file that grows', () => {
     expect(await fallocate(fh, 2 ** 52, 2 ** 52, 0)).toBe('EFBIG')
     expect(await writeAt(await open(version), SIZE, Buffer.alloc(1))).toBe('EROFS')
     expect(await readWorkingCopy(working(), 'vm1')).toMatchObject({ size: SIZE })
-  })
-})
-
-describe('an overlay', () => {
-  const MIB = 1024 * 1024
-
-  it('gives the space of zeroed pages back, and has the zeros in the next process and after a power cut', async () => {
-    const place = join(folder, 'punched')
-    const blocks = (): number => statSync(join(place, 'pages')).blocks * 512
-    const first = await Overlay.open(place, 8 * MIB)
-    const { pagesFd, mapFd } = first.view()
-    writeFully(pagesFd, Buffer.alloc(8 * MIB, 1), 0, 8 * MIB, 0)
-    first.map.mark(mapFd, 0, 4 * MIB)
-    await first.sync()
-    expect(blocks()).toBeGreaterThanOrEqual(8 * MIB)
-    first.zero(512, 8 * MIB - 512) // bytes without bits, too: a write that was not answered
-    expect(blocks()).toBeLessThan(MIB)
-    // Not closed: its process was killed.
-    const killed = await Overlay.open(place, 8 * MIB)
-    const bytes = Buffer.alloc(8 * MIB)
-    readFully(killed.view().pagesFd, bytes, 0, 8 * MIB, 0)
-    expect(bytes.equals(Buffer.alloc(8 * MIB).fill(1, 0, 512).fill(1, 8 * MIB - 512))).toBe(true)
-    expect([killed.map.validAt(0), killed.map.validAt(1024), killed.map.validAt(2047)]).toEqual([0xff, 0xff, 0x7f])
-    await killed.sync()
-    writeFileSync(join(place, 'boot'), 'another boot')
-    const later = await Overlay.open(place, 8 * MIB)
-    expect([later.map.validAt(0), later.map.validAt(1024), later.map.validAt(2047)]).toEqual([0xff, 0xff, 0x7f])
-    for (const one of [first, killed, later]) await one.close()
-  })
-
-  it('does not say that pages are zeros before they are', async () => {
-    const overlay = await Overlay.open(join(folder, 'broken'), 8 * PAGE_BYTES)
-    closeSync(overlay.view().pagesFd)
-    expect(() => { overlay.zero(0, PAGE_BYTES) }).toThrow('EBADF')
-    expect(overlay.map.validAt(0)).toBe(0)
-    closeSync(overlay.view().mapFd)
   })
 })
