@@ -2,16 +2,16 @@
  * Has the disk at work on the chunks before a reader who goes through a file in order. The kernel reads ahead within one chunk's file,
  * and every file begins cold: the disk would rest while a chunk is copied, and everybody else while the next one is read.
  *
- * Only chunks that are at hand are begun, so nothing is fetched for it (that is `mirror/read-ahead.ts`), and all is done with preads that
- * bring a page at most. A worker does it after its answer, by what it sees itself: requests of one reader are spread over the workers, and
- * which chunks a request stands for depends on where it lies and on where its reader began, so that they share the work without a word. (Until each is
- * as far ahead as it goes, some chunks are begun twice or not at all: they do not agree on where the reader began.)
+ * Only chunks that are at hand are begun, so nothing is fetched for it (that is `mirror/read-ahead.ts`). The kernel is told of the whole
+ * file: its readahead in it starts at once, and nobody waits. A worker does it after its answer, by what it sees itself: requests of one
+ * reader are spread over the workers, and which chunks a request stands for depends on where it lies and on where its reader began, so that
+ * they share the work without a word. (Until each is as far ahead as it goes, some chunks are begun twice or not at all: they do not agree
+ * on where the reader began.)
  *
  * State it owns: the readers that this worker has seen last, at most READERS_MAX.
  */
-import { readSync } from 'node:fs'
 import type { FileView } from '../file-view.ts'
-import { PAGE_BYTES } from '../page-map.ts'
+import { willNeed } from '../system-calls.ts'
 
 /** What is smaller is not the kernel reading ahead, nor that of a guest. */
 const REQUEST_BYTES_MIN = 128 * 1024
@@ -29,16 +29,14 @@ interface Reader {
   end: number
 }
 
-/** Reads up to `length` bytes and forgets them. */
-type Touch = (fd: number, length: number, position: number) => void
-
 export class DiskReadAhead {
-  readonly #touch: Touch
+  readonly #begin: (fd: number) => void
   /** The one who was seen last is the last. */
   readonly #readers: Reader[] = []
 
-  constructor (touch: Touch = touchFile) {
-    this.#touch = touch
+  /** `begin`: has all of an open file read from the disk soon; does not wait, and never throws. */
+  constructor (begin: (fd: number) => void = (fd) => { willNeed(fd, 0, 0) }) {
+    this.#begin = begin
   }
 
   /** `[from, to)` of a file has been read, and answered. */
@@ -51,26 +49,9 @@ export class DiskReadAhead {
     if (this.#readers.length > READERS_MAX) this.#readers.shift()
     if (found < 0) return
     const end = aheadOf(reader, to, view.chunkSize)
-    for (let index = aheadOf(reader, from, view.chunkSize); index < end; index++) this.#begin(view, index)
-  }
-
-  /**
-   * A read of a file's first page brings four. The second of them is where the kernel begins with the sixteen that follow, and the fifth
-   * where it begins with the rest: whoever reads there goes on without waiting, as far as those pages have come. So each file is begun, and
-   * the one two before it, which has come by now, gone on with: of one worker, several chunks are on their way at once. (A read of all of
-   * it waits for all of it; and its pages are single ones, at twice the work for the kernel.)
-   */
-  #begin (view: Pick<FileView, 'chunkFd'>, index: number): void {
-    try {
+    for (let index = aheadOf(reader, from, view.chunkSize); index < end; index++) {
       const fd = view.chunkFd(index)
-      if (fd !== undefined) {
-        this.#touch(fd, PAGE_BYTES, 0)
-        this.#touch(fd, 1, PAGE_BYTES)
-      }
-      const before = view.chunkFd(index - 2)
-      if (before !== undefined) this.#touch(before, 1, 4 * PAGE_BYTES)
-    } catch {
-      // A disk that fails: whoever reads there is told.
+      if (fd !== undefined) this.#begin(fd)
     }
   }
 }
@@ -78,10 +59,4 @@ export class DiskReadAhead {
 /** The first chunk that is not to be begun yet for a reader who is at `at`. */
 function aheadOf ({ start }: Reader, at: number, chunkSize: number): number {
   return Math.ceil((at + Math.min(AHEAD_BYTES_MAX, (at - start) * AHEAD_SHARE)) / chunkSize)
-}
-
-const page = Buffer.allocUnsafeSlow(PAGE_BYTES)
-
-function touchFile (fd: number, length: number, position: number): void {
-  readSync(fd, page, 0, length, position)
 }
