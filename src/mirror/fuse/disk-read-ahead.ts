@@ -3,7 +3,7 @@
  * and every file begins cold: the disk would rest while a chunk is copied, and everybody else while the next one is read.
  *
  * Only chunks that are at hand are begun, so nothing is fetched for it (that is `mirror/read-ahead.ts`). The kernel is told of the whole
- * file: its readahead in it starts at once, and nobody waits. A worker does it after its answer, by what it sees itself: requests of one
+ * file: its readahead in it starts at once, and nobody waits, though it takes single pages for it, 0.1 ms of a processor for a chunk. A worker does it after its answer, by what it sees itself: requests of one
  * reader are spread over the workers, and which chunks a request stands for depends on where it lies and on where its reader began, so that
  * they share the work without a word. (Until each is as far ahead as it goes, some chunks are begun twice or not at all: they do not agree
  * on where the reader began.)
@@ -17,7 +17,7 @@ import { willNeed } from '../system-calls.ts'
 const REQUEST_BYTES_MIN = 128 * 1024
 /** Between two requests of a reader that one worker gets: what the others have taken meanwhile. */
 const SKIPPED_BYTES_MAX = 2 * 1024 * 1024
-/** As far as it goes before a reader: 8 MiB is no faster, 2 MiB a sixth slower. */
+/** As far as it goes before a reader: from 2 to 16 MiB there is no difference. */
 const AHEAD_BYTES_MAX = 4 * 1024 * 1024
 /** Of the way that he has come: what is read for nothing is a third of all at most. */
 const AHEAD_SHARE = 1 / 2
