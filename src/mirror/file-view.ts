@@ -15,6 +15,10 @@ export const SLOT_HOLE = -1
 
 /** Where the chunks of a version are: per chunk a slot, and a flag that a reader sets and eviction clears. */
 export interface ChunkTableView {
+  /** No other table of this process has it, nor will have. */
+  readonly id: number
+  /** Int32: how many files go by this table. */
+  readonly files: SharedArrayBuffer
   readonly chunkSize: number
   readonly slots: SharedArrayBuffer // Int32
   readonly used: SharedArrayBuffer // Uint8
@@ -32,6 +36,12 @@ export interface FileViewInit {
 }
 
 export type Layer = 'top' | 'sealed' | 'base'
+
+/** Chunks of which a copy is in memory, or on its way there. */
+export interface ReadChunks {
+  /** Copies `[within, within + length)` of a chunk to `to` at `at`; false: it is not there. */
+  read (table: number, index: number, chunkSize: number, within: number, to: Uint8Array, at: number, length: number): boolean
+}
 
 export interface Segment {
   readonly layer: Layer
@@ -74,6 +84,9 @@ export class FileView {
   readonly fh: number
   readonly size: number
   readonly chunkSize: number
+  /** See `ChunkTableView`. */
+  readonly table: number
+  readonly #files: Int32Array
   readonly #slots: Int32Array
   readonly #used: Uint8Array
   readonly #top: OverlayView | undefined
@@ -86,6 +99,8 @@ export class FileView {
     this.fh = init.fh
     this.size = init.size
     this.chunkSize = init.base.chunkSize
+    this.table = init.base.id
+    this.#files = new Int32Array(init.base.files)
     this.#slots = new Int32Array(init.base.slots)
     this.#used = new Uint8Array(init.base.used)
     this.#top = init.top
@@ -100,19 +115,24 @@ export class FileView {
     return Math.max(0, Math.min(size, this.size - offset))
   }
 
-  /** Reads `[from, to)` to `buffer` at `at`; false (and anything in the buffer) when a chunk is not at hand. */
-  readInto (buffer: Uint8Array, at: number, from: number, to: number): boolean {
+  /** No other file of the mount is of the same version: what it reads nobody else would find in the page cache. */
+  get isAloneOnVersion (): boolean {
+    return Atomics.load(this.#files, 0) <= 1
+  }
+
+  /** Reads `[from, to)` to `buffer` at `at`; false (and anything in the buffer) when a chunk is not at hand. What `ahead` has is not read again. */
+  readInto (buffer: Uint8Array, at: number, from: number, to: number, ahead?: ReadChunks): boolean {
     for (const segment of planRead(from, to, this.#topMap, this.#sealedMap)) {
       const place = at + segment.from - from
       const length = segment.to - segment.from
       if (segment.layer === 'top') readFully(this.#top?.pagesFd ?? -1, buffer, place, length, segment.from)
       else if (segment.layer === 'sealed') readFully(this.#sealed?.pagesFd ?? -1, buffer, place, length, segment.from)
-      else if (!this.#readBase(buffer, place, segment.from, segment.to)) return false
+      else if (!this.#readBase(buffer, place, segment.from, segment.to, ahead)) return false
     }
     return true
   }
 
-  #readBase (buffer: Uint8Array, at: number, from: number, to: number): boolean {
+  #readBase (buffer: Uint8Array, at: number, from: number, to: number, ahead: ReadChunks | undefined): boolean {
     for (let position = from; position < to;) {
       const index = Math.floor(position / this.chunkSize)
       const within = position - index * this.chunkSize
@@ -122,7 +142,7 @@ export class FileView {
       if (slot === SLOT_HOLE) buffer.fill(0, at, at + length)
       else {
         if (this.#used[index] === 0) this.#used[index] = 1
-        readFully(slot - 1, buffer, at, length, within)
+        if (ahead?.read(this.table, index, this.chunkSize, within, buffer, at, length) !== true) readFully(slot - 1, buffer, at, length, within)
       }
       at += length
       position += length

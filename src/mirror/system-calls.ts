@@ -18,13 +18,16 @@ export const FALLOC_FL_ZERO_RANGE = 0x10
 /** posix_fadvise(2). */
 const POSIX_FADV_WILLNEED = 3
 
-/** Others may have an off_t of 32 bits. */
+/** Others may have an off_t of 32 bits, and other numbers of system calls. */
 const ARCHITECTURES: readonly string[] = ['x64', 'arm64']
 
 interface Calls {
   /** Both: 0, or an errno. */
   readonly fallocate: (fd: number, mode: number, offset: number, length: number) => number
   readonly fadvise: (fd: number, offset: number, length: number, advice: number) => number
+  /** syscall(2): -1 for an error. Numbers, or addresses as numbers. */
+  readonly syscall: (call: number, ...args: [number, number, number, number, number]) => number
+  readonly addressOf: (bytes: ArrayBufferView) => number
 }
 
 let loaded: { readonly calls: Calls | undefined } | undefined
@@ -53,6 +56,16 @@ export function willNeed (fd: number, offset: number, length: number): void {
   callsOfLinux()?.fadvise(fd, offset, length, POSIX_FADV_WILLNEED)
 }
 
+/** A system call by its number, which has no function in the C library: what it returns, -1 for an error. Undefined: nobody can make it. */
+export function systemCall (call: number, ...args: [number, number, number, number, number]): number | undefined {
+  return callsOfLinux()?.syscall(call, ...args)
+}
+
+/** Where bytes lie in the memory of this process; they stay there, and must not be collected while that is used. */
+export function addressOf (bytes: ArrayBufferView): number | undefined {
+  return callsOfLinux()?.addressOf(bytes)
+}
+
 function callsOfLinux (): Calls | undefined {
   loaded ??= { calls: load() }
   return loaded.calls
@@ -66,7 +79,11 @@ function load (): Calls | undefined {
     const library = koffi.load(null) // what Node itself is linked to
     const fallocate = library.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)')
     const fadvise = library.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)')
+    const syscall = library.func('int64_t syscall(int64_t call, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e)')
+    const memset = library.func('uint64_t memset(void *bytes, int value, size_t length)') // of no bytes: gives back its first argument
     return {
+      syscall: (...args) => syscall(...args) as number,
+      addressOf: (bytes) => memset(bytes, 0, 0) as number,
       fallocate: (...args) => fallocate(...args) === 0 ? 0 : koffi.errno(),
       fadvise: (...args) => fadvise(...args) as number
     }

@@ -26,6 +26,7 @@ const QUESTION_CHUNKS_MAX = 16 * LEAF_CHUNKS
 export class VersionTable {
   readonly ref: VersionRef
   readonly view: ChunkTableView
+  readonly #files: Int32Array
   readonly slots: Int32Array
   readonly used: Uint8Array
   readonly #components: VersionTableComponents
@@ -33,14 +34,26 @@ export class VersionTable {
   readonly #leaves = new Map<number, Leaf>()
   readonly #questions = new Flights<number>()
 
-  constructor (ref: VersionRef, components: VersionTableComponents) {
+  /** `id`: see `ChunkTableView`. */
+  constructor (id: number, ref: VersionRef, components: VersionTableComponents) {
     const chunks = Math.ceil(ref.size / ref.chunkSize)
+    const cells = (count: number): SharedArrayBuffer => new SharedArrayBuffer(count * Int32Array.BYTES_PER_ELEMENT)
     this.ref = ref
-    this.view = { chunkSize: ref.chunkSize, slots: new SharedArrayBuffer(chunks * Int32Array.BYTES_PER_ELEMENT), used: new SharedArrayBuffer(chunks) }
+    this.view = { id, files: cells(1), chunkSize: ref.chunkSize, slots: cells(chunks), used: new SharedArrayBuffer(chunks) }
+    this.#files = new Int32Array(this.view.files)
     this.slots = new Int32Array(this.view.slots)
     this.used = new Uint8Array(this.view.used)
     this.#components = components
     this.#store = new LeafStore(components.folder, ref)
+  }
+
+  get files (): number {
+    return Atomics.load(this.#files, 0)
+  }
+
+  /** How many files go by it now. */
+  set files (count: number) {
+    Atomics.store(this.#files, 0, count)
   }
 
   /** The id of a chunk (null: hole), from memory, disk or the daemon. */

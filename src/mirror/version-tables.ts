@@ -12,7 +12,9 @@ const IDLE_MAX = 8
 export class VersionTables {
   readonly #components: VersionTableComponents
   readonly #chunkFiles: ChunkFiles
-  readonly #tables = new Map<string, { readonly table: VersionTable, users: number }>() // idle ones in order of their last use
+  readonly #tables = new Map<string, VersionTable>() // idle ones in order of their last use
+
+  #lastId = 0
 
   constructor (components: VersionTableComponents, chunkFiles: ChunkFiles) {
     this.#components = components
@@ -21,24 +23,23 @@ export class VersionTables {
 
   acquire (ref: VersionRef): VersionTable {
     const key = keyOf(ref)
-    const entry = this.#tables.get(key) ?? { table: new VersionTable(ref, this.#components), users: 0 }
-    this.#tables.set(key, entry)
-    entry.users++
-    return entry.table
+    const table = this.#tables.get(key) ?? new VersionTable(++this.#lastId, ref, this.#components)
+    this.#tables.set(key, table)
+    table.files++
+    return table
   }
 
   async release (table: VersionTable): Promise<void> {
     const key = keyOf(table.ref)
-    const entry = this.#tables.get(key)
-    if (entry === undefined || --entry.users > 0) return
+    if (this.#tables.get(key) !== table || --table.files > 0) return
     this.#tables.delete(key)
-    this.#tables.set(key, entry)
-    const idle = [...this.#tables.values()].filter(({ users }) => users === 0)
-    await this.#drop(idle.slice(0, Math.max(0, idle.length - IDLE_MAX)).map((candidate) => candidate.table))
+    this.#tables.set(key, table)
+    const idle = [...this.#tables.values()].filter(({ files }) => files === 0)
+    await this.#drop(idle.slice(0, Math.max(0, idle.length - IDLE_MAX)))
   }
 
   async close (): Promise<void> {
-    await this.#drop([...this.#tables.values()].map(({ table }) => table))
+    await this.#drop([...this.#tables.values()])
   }
 
   async #drop (tables: VersionTable[]): Promise<void> {

@@ -5,8 +5,9 @@
  * Packages are installed by scripts/install-debian-packages; this module only looks.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, closeSync, constants, openSync, readFileSync } from 'node:fs'
+import { accessSync, closeSync, constants, openSync, readFileSync, statfsSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, it } from 'vitest'
@@ -14,6 +15,8 @@ import { describe, it } from 'vitest'
 /** The user without privileges, on every Linux. */
 export const NOBODY = 65534
 
+/** linux/magic.h. Its files are the page cache. */
+const TMPFS_MAGIC = 0x01021994
 const CAP_NET_ADMIN = 12n
 const CAP_SYS_ADMIN = 21n
 
@@ -24,6 +27,8 @@ const PROBES = {
   fuse: () => hasCapability(CAP_SYS_ADMIN) && canOpen('/dev/fuse'),
   /** The optional package, and its native half for this machine. */
   'fuse-native': () => canLoad('fuse-native'),
+  /** Files in the temporary folder can be read past the page cache, and not waited for. */
+  'direct-reads': () => canLoad('koffi') && statfsSync(tmpdir()).type !== TMPFS_MAGIC,
   /** A FUSE mount without root: what asks for it is unprivileged, what grants it is not. */
   fusermount: () => hasCommand('fusermount'),
   /** Somebody without privileges can run this checkout, which one below root's home folder is closed to. */

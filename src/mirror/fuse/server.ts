@@ -12,6 +12,9 @@ import type { FileViewInit } from '../file-view.ts'
 import { type Trace, traceLine } from '../trace.ts'
 import { notify, writeReply } from './channel.ts'
 import { describeRequest } from './decoder.ts'
+import { makeReaders } from './disk-read-ahead.ts'
+import { allocateReadMemory, DirectReads } from '../direct-reads.ts'
+import { makeReadAheadRing, RING_BYTES, SLOTS } from './read-ahead-ring.ts'
 import { EpochClock, makeEpochBuffer } from './epoch.ts'
 import type { Handlers } from './handlers.ts'
 import { OPCODES } from './opcodes.ts'
@@ -69,8 +72,12 @@ export class FuseServer {
 
   start (handlers: Handlers): void {
     this.#handlers = handlers
+    const readers = makeReaders()
+    const queue = DirectReads.openQueue(SLOTS)
+    const memory = queue === undefined ? undefined : allocateReadMemory(RING_BYTES)
+    const ahead = queue === undefined || memory === undefined ? undefined : { queue, ring: makeReadAheadRing(memory) }
     for (let worker = 0; worker < this.#init.workers; worker++) {
-      const workerData: WorkerInit = { deviceFd: this.#init.deviceFd, worker, epoch: this.#epochBuffer }
+      const workerData: WorkerInit = { deviceFd: this.#init.deviceFd, worker, epoch: this.#epochBuffer, readers, ahead }
       const thread = new Worker(WORKER_URL, { workerData })
       this.#running++
       thread.on('message', (message: FromWorker) => { this.#onMessage(message) })

@@ -11,15 +11,21 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { ERRNO } from '../errno.ts'
 import { FileView, type FileViewInit } from '../file-view.ts'
 import { readRequest, writeReply } from './channel.ts'
-import { DiskReadAhead } from './disk-read-ahead.ts'
+import { DirectReads } from '../direct-reads.ts'
+import { willNeed } from '../system-calls.ts'
+import { DiskReadAhead, REQUEST_BYTES_MIN } from './disk-read-ahead.ts'
 import { EpochPassenger } from './epoch.ts'
 import { FUSE_READ, FUSE_WRITE } from './opcodes.ts'
 import { FUSE_WRITE_IN_BYTES, IN_HEADER_BYTES, MAX_WRITE_BYTES, OUT_HEADER_BYTES, READ_BUFFER_BYTES } from './protocol.ts'
+import { ReadAheadRing, type ReadAheadRingInit } from './read-ahead-ring.ts'
 
 export interface WorkerInit {
   readonly deviceFd: number
   readonly worker: number
   readonly epoch: SharedArrayBuffer
+  readonly readers: SharedArrayBuffer
+  /** Where this machine can read past the page cache, and not wait for it. */
+  readonly ahead?: { readonly ring: ReadAheadRingInit, readonly queue: number } | undefined
 }
 
 /** From the main thread. */
@@ -42,7 +48,10 @@ const WRITTEN_BYTES_MAX = 32 * 1024 * 1024
 function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
   const passenger = new EpochPassenger(init.epoch, init.worker)
   const views = new Map<number, FileView>()
-  const ahead = new DiskReadAhead()
+  const ring = init.ahead === undefined ? undefined : new ReadAheadRing(init.ahead.ring, new DirectReads(init.ahead.queue))
+  const ahead = new DiskReadAhead(init.readers, (view, index, fd) => {
+    if (!view.isAloneOnVersion || ring?.begin(view.table, index, view.chunkSize, fd) !== true) willNeed(fd, 0, 0)
+  })
   /** Bytes by file, since the main thread was told. */
   const written = new Map<number, number>()
   // Filled: a kill while the kernel copies a request to a page that is not there yet would fail that request, and not keep it.
@@ -70,7 +79,7 @@ function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
       const direct = (request.readUInt32LE(IN_HEADER_BYTES + READ_FILE_FLAGS_AT) & constants.O_DIRECT) !== 0
       // QEMU tries one byte to learn what it must align to, and takes whole pages for the answer when it gets it.
       if (direct && length > 0 && !view.wholeSectors(offset, offset + length)) return answer(OUT_HEADER_BYTES, ERRNO.EINVAL)
-      if (!view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length)) return false
+      if (!view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length, length < REQUEST_BYTES_MIN ? undefined : ring)) return false
       answer(OUT_HEADER_BYTES + length)
       ahead.answered(view, offset, offset + length)
       return true

@@ -67,7 +67,7 @@ describe('chunk files', () => {
   const makeFiles = (openMax = 1000, missDeadlineMs = 5000): ChunkFiles =>
     new ChunkFiles({ source, clock, log: quiet, quiesce: async () => { quiesced++ }, signal }, { folder, openMax, missDeadlineMs })
 
-  const makeTable = (): VersionTable => new VersionTable(ref, { source, clock, folder: join(folder, 'leaves') })
+  const makeTable = (): VersionTable => new VersionTable(1, ref, { source, clock, folder: join(folder, 'leaves') })
 
   const read = (table: VersionTable, from: number, to: number): Buffer | undefined => {
     const bytes = Buffer.alloc(to - from, 0xee)
@@ -100,7 +100,7 @@ describe('chunk files', () => {
 
   it('of many that are missed at once are there a mebibyte at a time, the first before the last', async () => {
     const chunkSize = 256 * 1024
-    const table = new VersionTable({ ...ref, size: COUNT * chunkSize, chunkSize }, { source, clock, folder: join(folder, 'leaves') })
+    const table = new VersionTable(2, { ...ref, size: COUNT * chunkSize, chunkSize }, { source, clock, folder: join(folder, 'leaves') })
     const last = Promise.withResolvers<void>()
     fetch = async (chunks) => {
       if (chunks.includes(ids[15]!)) await last.promise
@@ -279,7 +279,7 @@ describe('chunk files', () => {
     await first.idOf(0, signal)
     await first.idOf(149, signal)
     questions = []
-    const next = new VersionTable({ ...ref, version: 2 }, { source, clock, folder: join(folder, 'leaves') })
+    const next = new VersionTable(2, { ...ref, version: 2 }, { source, clock, folder: join(folder, 'leaves') })
     await next.learnLike(first, [70], signal)
     expect(questions).toEqual([[0, COUNT]])
     await expect(next.idOf(71, AbortSignal.abort())).resolves.toBe(ids[71])

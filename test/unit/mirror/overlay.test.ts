@@ -14,7 +14,7 @@ const SIZE = PAGES * PAGE_BYTES - 1000 // ends within a sector
 function viewOf (top: Overlay | undefined, sealed?: Overlay): FileView {
   const slots = new SharedArrayBuffer(4)
   new Int32Array(slots).fill(-1)
-  return new FileView({ fh: 1, size: SIZE, base: { chunkSize: 65536, slots, used: new SharedArrayBuffer(1) }, top: top?.view(), sealed: sealed?.view(), routeWrites: false })
+  return new FileView({ fh: 1, size: SIZE, base: { id: 1, files: new SharedArrayBuffer(4), chunkSize: 65536, slots, used: new SharedArrayBuffer(1) }, top: top?.view(), sealed: sealed?.view(), routeWrites: false })
 }
 
 describe('an overlay', () => {
@@ -69,7 +69,7 @@ describe('an overlay', () => {
   })
 
   it('does not set bits for bytes that could not be written', () => {
-    const base = { chunkSize: 65536, slots: new SharedArrayBuffer(4), used: new SharedArrayBuffer(1) }
+    const base = { id: 1, files: new SharedArrayBuffer(4), chunkSize: 65536, slots: new SharedArrayBuffer(4), used: new SharedArrayBuffer(1) }
     const failing = new FileView({ fh: 1, size: SIZE, base, top: { ...overlay.view(), pagesFd: -1 }, sealed: undefined, routeWrites: false })
     expect(() => { failing.writeFrom(Buffer.alloc(PAGE_BYTES, 1), 0, 0, PAGE_BYTES) }).toThrow()
     expect(overlay.map.validAt(0)).toBe(0)
