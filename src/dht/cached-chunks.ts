@@ -2,7 +2,7 @@
  * `Chunks` with a cache on this machine: what was got once is a file that the mounts open by path, and that this peer
  * serves to others. Order of a get: cache, own durable store and fabric (both in the `Chunks` underneath), cache again.
  *
- * State it owns: the fetches under way. Not for: eviction (`evicting-cache.ts`); verifying what a mount reads (it does so at first use).
+ * State it owns: the fetches under way. Not for: eviction (`evicting-cache.ts`); verifying what was in the cache already (a mount does so at first use).
  */
 import { errorCodeOf } from '../protocols/errors.ts'
 import type { ChunkId } from '../protocols/cid.ts'
@@ -50,10 +50,11 @@ export class CachedChunks implements Chunks {
   }
 
   /**
-   * Resolves when each of them is a verified file of the cache: all at once, so that the cache goes beyond its bound when they
-   * are more than fit. What is evicted after that is a miss of whoever comes too late. As `Chunks.get`, and ERR_DISK_FULL.
+   * Resolves when each of them is a file of the cache: all at once, so that the cache goes beyond its bound when they are more than
+   * fit. Gives those that were not: they have been verified and written for it. What is evicted after that is a miss of whoever comes
+   * too late. As `Chunks.get`, and ERR_DISK_FULL.
    */
-  async ensureCached (ids: readonly ChunkId[], options: ChunkOptions = {}): Promise<void> {
+  async ensureCached (ids: readonly ChunkId[], options: ChunkOptions = {}): Promise<ChunkId[]> {
     const letGo = this.#components.cache.hold(ids)
     try {
       const there = await this.#components.cache.have(ids)
@@ -62,6 +63,7 @@ export class CachedChunks implements Chunks {
         const { notCached } = await this.#fetch(id, options)
         if (notCached !== undefined) throw notCached
       })
+      return missing
     } finally {
       letGo()
     }

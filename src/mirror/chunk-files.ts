@@ -1,7 +1,7 @@
 /**
  * The cache files that this mount has open. A chunk's first use after it was opened goes through here: the file is fetched
- * by the daemon when it is not there, checked against its name, and its descriptor is published in the slots of every table
- * that asks for it. From then on workers read it alone.
+ * by the daemon when it is not there, checked against its name unless the daemon has just done so, and its descriptor is published
+ * in the slots of every table that asks for it. From then on workers read it alone.
  *
  * The daemon may unlink a file at any time, to make room. One that is open here is read on, and given back when nobody has
  * read it for a while; one that is not is a miss. That a file is in use is said by its mtime (`USE_GRANULARITY_MS`): when it
@@ -51,7 +51,8 @@ interface OpenChunk {
 interface Wanted {
   readonly ids: ChunkId[]
   bytes: number
-  readonly fetched: Promise<void>
+  /** Those that have been verified as they were written. */
+  readonly fetched: Promise<ReadonlySet<ChunkId>>
 }
 
 /** A quiesce closes this many descriptors at least, so that its cost is shared. */
@@ -116,16 +117,17 @@ export class ChunkFiles {
   /** Opens the chunk's file and checks it, fetching it when it is not there or bad. ERR_UNAVAILABLE when it is evicted faster than that. */
   async #obtain (id: ChunkId, sizeBytes: number, signal: AbortSignal): Promise<void> {
     let outcome: 'open' | 'absent' | 'corrupt' = 'absent'
+    let isVerified = false
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
       if (this.#open.size >= this.#init.openMax) await this.#makeRoom()
-      outcome = await this.#openVerified(id)
+      outcome = await this.#openFile(id, isVerified)
       if (outcome === 'open') return
-      await this.#fetch(id, sizeBytes, signal)
+      isVerified = await this.#fetch(id, sizeBytes, signal)
     }
     throw new P2pvmError(outcome === 'corrupt' ? 'ERR_CORRUPT' : 'ERR_UNAVAILABLE', `the cache file of ${id} is ${outcome} however often it is fetched`, { cid: id })
   }
 
-  async #openVerified (id: ChunkId): Promise<'open' | 'absent' | 'corrupt'> {
+  async #openFile (id: ChunkId, isVerified: boolean): Promise<'open' | 'absent' | 'corrupt'> {
     const path = chunkPath(this.#init.folder, id)
     let fd
     try {
@@ -135,7 +137,7 @@ export class ChunkFiles {
       throw error
     }
     const found = fstatSync(fd)
-    if (await this.#matches(fd, found.size, id)) {
+    if (isVerified || await this.#matches(fd, found.size, id)) {
       this.#noteUse(fd, found)
       this.#open.set(id, { fd, users: [] })
       this.counters.opened++
@@ -163,21 +165,25 @@ export class ChunkFiles {
     }
   }
 
-  /** Chunks that are missed in one turn of the event loop are one request to the daemon, or a few when they are many. */
-  async #fetch (id: ChunkId, sizeBytes: number, signal: AbortSignal): Promise<void> {
+  /**
+   * Chunks that are missed in one turn of the event loop are one request to the daemon, or a few when they are many. True: the file was
+   * written for it, of bytes that were verified.
+   */
+  async #fetch (id: ChunkId, sizeBytes: number, signal: AbortSignal): Promise<boolean> {
     let wanted = this.#wanted
     if (wanted === undefined || wanted.bytes + sizeBytes > FETCH_BYTES_MAX) {
       const ids: ChunkId[] = []
       const fetched = Promise.resolve().then(async () => {
         this.#wanted = undefined
-        await this.#components.source.fetch(ids, signal)
+        const verified = await this.#components.source.fetch(ids, signal)
         this.counters.fetched += ids.length
+        return new Set(verified)
       })
       this.#wanted = wanted = { ids, bytes: 0, fetched }
     }
     wanted.ids.push(id)
     wanted.bytes += sizeBytes
-    await wanted.fetched
+    return (await wanted.fetched).has(id)
   }
 
   async #makeRoom (): Promise<void> {

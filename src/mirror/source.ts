@@ -28,8 +28,8 @@ export interface MirrorSource {
   resolve (ref: string, signal: AbortSignal): Promise<VersionRef>
   /** Chunk ids (null: hole) of chunks [first, first + count). */
   chunkIds (version: VersionRef, first: number, count: number, signal: AbortSignal): Promise<Array<ChunkId | null>>
-  /** Returns when each of the chunks is a verified file in the cache folder. */
-  fetch (chunks: readonly ChunkId[], signal: AbortSignal): Promise<void>
+  /** Returns when each of the chunks is a file in the cache folder: those that it was given now, and has verified as they were written. */
+  fetch (chunks: readonly ChunkId[], signal: AbortSignal): Promise<readonly ChunkId[]>
   /**
    * CLONE and COMMIT of a working copy, for the ioctls and extended attributes; the same as the commands. Asked again under the
    * same `id`, it is the one that was asked for: joined, or its outcome told.

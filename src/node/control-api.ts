@@ -12,7 +12,7 @@
  *   GET    /v1/versions?ref=REF                         → VersionRow[]    (log; oldest first)
  *   GET    /v1/resolve?ref=REF                          → VersionRow
  *   GET    /v1/chunk-ids?blob&version&first&count       → (string|null)[]
- *   POST   /v1/fetch              {chunks, priority?}   → {}              (they are in the cache folder then)
+ *   POST   /v1/fetch              {chunks, priority?}   → {verified: chunks}  (all are in the cache folder then; these were written for it)
  *   POST   /v1/import?name&chunkSize&message            sparse stream → ImportResult
  *                                                       (Accept: application/x-ndjson: a line per ImportProgress before it)
  *   GET    /v1/export?ref=REF                           → sparse stream
@@ -191,7 +191,7 @@ export interface ControlHandlers {
   versions (ref: string, call: Call): Promise<VersionRow[]>
   resolve (ref: string, call: Call): Promise<VersionRow>
   chunkIds (range: ChunkRange, call: Call): Promise<Array<ChunkId | null>>
-  fetch (chunks: readonly ChunkId[], call: Call & { readonly priority?: Priority | undefined }): Promise<void>
+  fetch (chunks: readonly ChunkId[], call: Call & { readonly priority?: Priority | undefined }): Promise<ChunkId[]>
   /**
    * The server hands over whole chunks: `source` is in ascending order, each piece starts at a multiple of `chunkSize`, is
    * that long (the last may be shorter) and is not a hole; the item with the size comes last.

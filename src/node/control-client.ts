@@ -84,9 +84,12 @@ export class ControlClient implements ControlHandlers {
     return await this.#get('/v1/chunk-ids', { ...range }, options)
   }
 
-  /** Returns when each is a verified file in the cache folder. */
-  async fetch (chunks: readonly ChunkId[], options?: CallOptions & { readonly priority?: Priority | undefined }): Promise<void> {
-    await this.#request('POST', '/v1/fetch', { body: { chunks, priority: options?.priority }, deadlineMs: FETCH_DEADLINE_MS, signal: options?.signal, idempotent: true })
+  /** Returns when each is a file in the cache folder: those that it was given now, verified. (A daemon of an earlier build does not say.) */
+  async fetch (chunks: readonly ChunkId[], options?: CallOptions & { readonly priority?: Priority | undefined }): Promise<ChunkId[]> {
+    const { verified = [] } = await this.#request<{ readonly verified?: ChunkId[] }>('POST', '/v1/fetch', {
+      body: { chunks, priority: options?.priority }, deadlineMs: FETCH_DEADLINE_MS, signal: options?.signal, idempotent: true
+    })
+    return verified
   }
 
   /**

@@ -101,7 +101,7 @@ export function controlHandlers ({ peer, workingCopies, counters, control, versi
 
     async fetch (ids, { signal, priority = 'demand' }) {
       // Back and forth, so that what is no chunk id is refused before anybody is asked for it.
-      await chunks.ensureCached(ids.map((id) => chunkIdOfDigest(digestOf(id))), { signal, priority })
+      return await chunks.ensureCached(ids.map((id) => chunkIdOfDigest(digestOf(id))), { signal, priority })
     },
 
     async import ({ name, chunkSize, message }, source, { signal, onProgress }) {

@@ -45,10 +45,9 @@ function controlRoutes (handlers: ControlHandlers): Route[] {
     get('/v1/verify', async (call) => await handlers.verify(textOf(call, 'ref'), call)),
     get('/v1/recent', async (call) => await handlers.recent(textOf(call, 'ref'), call)),
     get('/v1/working-copies', async (call) => await handlers.workingCopies(call)),
-    post('/v1/fetch', async (body, { signal }) => {
-      await handlers.fetch(body.texts('chunks'), { signal, priority: priorityOf(body.optional('priority')) })
-      return {}
-    }),
+    post('/v1/fetch', async (body, { signal }) => ({
+      verified: await handlers.fetch(body.texts('chunks'), { signal, priority: priorityOf(body.optional('priority')) })
+    })),
     post('/v1/blobs', async (body, call) => await handlers.createBlob({
       chunkSize: body.count('chunkSize'), fanOut: body.count('fanOut'), name: body.optional('name')
     }, call)),

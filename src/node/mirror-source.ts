@@ -19,7 +19,7 @@ export function mirrorSource (client: ControlClient): MirrorSource {
       return await client.chunkIds({ blob, version, first, count }, { signal })
     },
     async fetch (chunks, signal) {
-      await client.fetch(chunks, { signal, priority: 'demand' })
+      return await client.fetch(chunks, { signal, priority: 'demand' })
     },
     async clone (workingCopy, { id, name }, signal) {
       const { blob, version } = await client.clone({ workingCopy, name, id }, { signal })

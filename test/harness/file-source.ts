@@ -108,19 +108,23 @@ export class FileSource implements MirrorSource {
     return this.#versions.get(`${version.blob}@${version.version}`)?.ids.slice(first, first + count) ?? []
   }
 
-  async fetch (chunks: readonly ChunkId[], signal: AbortSignal): Promise<void> {
+  async fetch (chunks: readonly ChunkId[], signal: AbortSignal): Promise<ChunkId[]> {
     this.#gate()
+    const verified: ChunkId[] = []
     if (this.stalled) await new Promise((_resolve, reject) => { signal.addEventListener('abort', () => { reject(signal.reason as Error) }) })
     for (const id of chunks) {
       this.fetched.push(id)
       const bytes = this.#bytesOf(id)
-      if (this.badBytes-- > 0) bytes.writeUInt8(bytes.readUInt8(0) ^ 1, 0)
+      const isBad = this.badBytes-- > 0
+      if (isBad) bytes.writeUInt8(bytes.readUInt8(0) ^ 1, 0)
       const path = chunkPath(this.#init.folders.cache, id)
       if (existsSync(path)) continue
       mkdirSync(dirname(path), { recursive: true })
       writeFileSync(`${path}.new`, bytes)
       renameSync(`${path}.new`, path)
+      if (!isBad) verified.push(id)
     }
+    return verified
   }
 
   #bytesOf (id: ChunkId): Buffer {

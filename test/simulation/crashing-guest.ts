@@ -72,7 +72,10 @@ export class CrashingGuest {
     const { files, fabric } = this.#around
     const source = {
       chunkIds: async (ref: VersionRef, first: number, count: number) => fabric.idsOf(ref).slice(first, first + count),
-      fetch: async (ids: readonly string[]) => { for (const id of ids) files.plant(chunkPath(CACHE, id), fabric.chunk(id)) }
+      fetch: async (ids: readonly string[]) => {
+        for (const id of ids) files.plant(chunkPath(CACHE, id), fabric.chunk(id))
+        return []
+      }
     }
     const chunkFiles = new ChunkFiles({ source, clock, log: quiet, quiesce: async () => {}, signal }, { folder: CACHE, openMax: 100, missDeadlineMs: DEADLINE_MS })
     const state = await readWorkingCopy(WORKING, NAME)

@@ -52,11 +52,13 @@ describe('cached chunks', () => {
   it('are files when ensureCached returns', async () => {
     const { cached, fabric, disk, cache } = await make()
     const ids = [0, 1, 2].map((index) => chunkIdOf(chunk(index)))
-    await cached.ensureCached(ids)
-    expect(disk.paths()).toEqual(ids.map((one) => cache.pathOf(one)).sort())
+    expect(await cached.ensureCached(ids.slice(0, 2))).toEqual(ids.slice(0, 2))
     // What is not here is in no books, and what was fetched was checked.
     expect([disk.calls.get('stat'), disk.calls.get('read')]).toEqual([undefined, undefined])
-    await cached.ensureCached(ids)
+    // Only what was written for it is said to be verified.
+    expect(await cached.ensureCached(ids)).toEqual(ids.slice(2))
+    expect(disk.paths()).toEqual(ids.map((one) => cache.pathOf(one)).sort())
+    expect(await cached.ensureCached(ids)).toEqual([])
     expect(fabric.gets).toBe(3)
   })
 

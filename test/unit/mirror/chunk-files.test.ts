@@ -26,7 +26,9 @@ describe('chunk files', () => {
   let ids: Array<ChunkId | null>
   let questions: Array<[number, number]>
   let fetches: ChunkId[][]
-  let fetch: (chunks: readonly ChunkId[]) => Promise<void>
+  let fetch: (chunks: readonly ChunkId[]) => Promise<unknown>
+  /** Of those fetched, what the daemon says it has verified as it wrote it. */
+  let verified: ChunkId[]
   let quiesced: number
   const signal = new AbortController().signal
   const ref: VersionRef = { blob: 'abcdefghijklmnop', version: 1, size: COUNT * CHUNK, chunkSize: CHUNK }
@@ -39,6 +41,7 @@ describe('chunk files', () => {
     ids = Array.from({ length: COUNT }, (_, index) => index === 5 ? null : chunkIdOf(image.subarray(index * CHUNK, (index + 1) * CHUNK)))
     questions = []
     fetches = []
+    verified = []
     quiesced = 0
     fetch = async (chunks) => { for (const id of chunks) put(id) }
   })
@@ -61,6 +64,7 @@ describe('chunk files', () => {
     fetch: async (chunks: readonly ChunkId[]) => {
       fetches.push([...chunks])
       await fetch(chunks)
+      return verified
     }
   }
 
@@ -116,6 +120,21 @@ describe('chunk files', () => {
     await ensured
     expect(indices.some((index) => table.slots[index] === SLOT_UNKNOWN)).toBe(false)
     expect(files.counters.fetched).toBe(10)
+  })
+
+  it('that the daemon has verified as it wrote them are not read for it, and others are', async () => {
+    const files = makeFiles()
+    const table = makeTable()
+    fetch = async (chunks) => { for (const id of chunks) put(id, Buffer.alloc(CHUNK, 7)) } // so that it shows who looked
+    verified = [ids[0]!]
+    await files.ensure(table, [0], signal)
+    expect(read(table, 0, CHUNK)?.every((byte) => byte === 7)).toBe(true)
+    await expect(files.ensure(table, [1], signal)).rejects.toMatchObject({ code: 'ERR_CORRUPT' })
+    // What was there when the mount came is its own to look at, whatever the daemon has said before.
+    const later = makeFiles()
+    fetch = async (chunks) => { for (const id of chunks) put(id) }
+    await later.ensure(makeTable(), [0], signal)
+    expect(later.counters).toMatchObject({ corrupt: 1, opened: 1 })
   })
 
   it('that do not match their name are dropped and fetched again, and given up in the end', async () => {

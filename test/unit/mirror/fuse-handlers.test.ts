@@ -36,7 +36,7 @@ const source: MirrorSource = {
     return found
   },
   chunkIds: async () => [],
-  fetch: async () => {},
+  fetch: async () => [],
   clone: async () => ({ blob: 'ponmlkjihgfedcba', version: 0, size: 8192, chunkSize: 4096 }),
   commit: async (_name, { as }) => {
     if (as === 'taken') throw new P2pvmError('ERR_CONFLICT', 'the name is taken')

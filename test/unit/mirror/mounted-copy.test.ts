@@ -41,7 +41,7 @@ beforeEach(async () => {
   views = []
   onPublish = () => {}
   writeback = true
-  const source = { chunkIds: async (_version: VersionRef, _first: number, count: number) => new Array<null>(count).fill(null), fetch: async () => {} }
+  const source = { chunkIds: async (_version: VersionRef, _first: number, count: number) => new Array<null>(count).fill(null), fetch: async () => [] }
   const chunkFiles = new ChunkFiles({ source, clock, log: quiet, quiesce: async () => {}, signal }, { folder, openMax: 100, missDeadlineMs: 1000 })
   let lastPid = 100
   // First the flush ahead, then the one that seals: each has its FUSE_FSYNC handled, and ends.

@@ -81,9 +81,10 @@ export class FakeDaemon implements ControlHandlers {
     return Array.from({ length: range.count }, (_, at) => at % 2 === 0 ? null : `id-${range.first + at}`)
   }
 
-  async fetch (chunks: readonly string[], { priority, signal }: { priority?: string | undefined, signal: AbortSignal }): Promise<void> {
+  async fetch (chunks: readonly string[], { priority, signal }: { priority?: string | undefined, signal: AbortSignal }): Promise<string[]> {
     this.#called('fetch', { chunks, priority })
     if (chunks.includes('never')) await new Promise((_, reject) => { signal.addEventListener('abort', () => { reject(signal.reason); this.#called('fetch aborted') }) })
+    return chunks.slice(1)
   }
 
   async import (request: Parameters<ControlHandlers['import']>[0], source: AsyncIterable<SparseItem>, { onProgress }: Parameters<ControlHandlers['import']>[2]): Promise<ImportResult> {
