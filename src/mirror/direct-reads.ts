@@ -63,10 +63,10 @@ export class DirectReads {
   /** For all reads of this process: the number of a new queue that takes so many at once. Undefined: this machine has none. */
   static openQueue (reads: number): number | undefined {
     const calls = CALLS[process.arch]
-    const queue = new BigUint64Array(1)
+    const queue = new DataView(new ArrayBuffer(8)) // not a typed array: V8 may move a small one
     const at = addressOf(queue)
     if (calls === undefined || at === undefined || systemCall(calls.io_setup, reads, at, 0, 0, 0) !== 0) return undefined
-    return Number(queue[0])
+    return Number(queue.getBigUint64(0, true))
   }
 
   /** `queue`: of `openQueue`, in whatever thread. */

@@ -16,8 +16,8 @@ import { PAGE_BYTES } from '../page-map.ts'
 export const REQUEST_BYTES_MIN = 128 * 1024
 /** Between two requests of a reader, answered in whatever order: what the others have in hand meanwhile. */
 const SKIPPED_PAGES_MAX = 2 * 1024 * 1024 / PAGE_BYTES
-/** As far as it goes before a reader: from 2 to 16 MiB there is no difference. */
-export const AHEAD_BYTES_MAX = 4 * 1024 * 1024
+/** As far as it goes before a reader: half or twice as far is a tenth slower. */
+const AHEAD_BYTES_MAX = 4 * 1024 * 1024
 /** Of the way that he has come: what is read for nothing is a third of all at most. */
 const AHEAD_SHARE = 1 / 2
 const READERS_MAX = 8
