@@ -1,5 +1,5 @@
 /** The peer that the mounts of `bench/mount.ts` are on: its cache emptied before each round, so that the first read comes from storage peers. */
-import { rm } from 'node:fs/promises'
+import { rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { dataDirAt } from '../../src/node/data-dir.ts'
 import type { FabricPeer } from '../../testnet/fabric.ts'
@@ -35,11 +35,17 @@ export async function tryMounts (stage: Stage, peer: FabricPeer, leaveOut: (why:
   return mounts
 }
 
-/** The daemon starts over with an empty cache, and mounts are made anew. They end with the fabric, or when it starts over again. */
+let starts = 0
+
+/**
+ * The daemon starts over with an empty cache, and mounts are made anew. They end with the fabric, or when it starts over again. What was in
+ * the cache stays beside it, as what each round of `withFabric` leaves.
+ */
 export async function startOver (peer: FabricPeer, mounts: readonly Mounted[]): Promise<void> {
   await endMounts(dataDirAt(peer.data).mounts)
   await peer.kill()
-  await rm(dataDirAt(peer.data).cache, { recursive: true, force: true })
+  const { cache } = dataDirAt(peer.data)
+  await rename(cache, `${cache}.${++starts}`)
   await peer.restart()
   for (const mounted of mounts) await mount(peer, mounted)
 }
