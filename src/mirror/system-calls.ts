@@ -56,6 +56,11 @@ export function willNeed (fd: number, offset: number, length: number): void {
   callsOfLinux()?.fadvise(fd, offset, length, POSIX_FADV_WILLNEED)
 }
 
+/** Whether the calls below can be made here. */
+export function canCall (): boolean {
+  return callsOfLinux() !== undefined
+}
+
 /** A system call by its number, which has no function in the C library: what it returns, -1 for an error. Undefined: nobody can make it. */
 export function systemCall (call: number, ...args: [number, number, number, number, number]): number | undefined {
   return callsOfLinux()?.syscall(call, ...args)

@@ -3,6 +3,7 @@ import { access, constants, open, readFile, statfs } from 'node:fs/promises'
 import { release } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { loadLibrary } from '../mirror/fuse-native/library.ts'
+import { canCall } from '../mirror/system-calls.ts'
 import { errorCodeOf } from '../protocols/errors.ts'
 import { ControlClient } from './control-client.ts'
 import { formatBytes } from './units.ts'
@@ -31,7 +32,7 @@ const FREE_BYTES_MIN = 2 * 2 ** 30
 
 export async function examine (examined: Examined): Promise<Check[]> {
   return await Promise.all([
-    node(), kernel(), fuse(), resend(), privileges(), mountProgram(), mountWithoutRoot(), openFiles(), freeSpace(examined.dataDir), daemon(examined), kvm(),
+    node(), kernel(), fuse(), resend(), privileges(), mountProgram(), mountWithoutRoot(), systemCalls(), openFiles(), freeSpace(examined.dataDir), daemon(examined), kvm(),
     program('qemu-img', 'imports qcow2, vmdk, vdi and vhdx images', 'Debian: apt-get install qemu-utils')
   ])
 }
@@ -100,6 +101,17 @@ async function mountWithoutRoot (): Promise<Check> {
     return { ...check, ok: false, found: (error as Error).message, mend: 'npm install fuse-native; only root can mount without it' }
   }
   return { ...await program('fusermount', 'lets a user mount, through the package fuse-native', 'Debian: apt-get install fuse3'), name: check.name }
+}
+
+async function systemCalls (): Promise<Check> {
+  const ok = canCall()
+  return {
+    name: 'system calls',
+    needed: false,
+    ok,
+    found: ok ? 'a mount gives discarded space back, and has the disk read ahead, through the package koffi' : 'the package koffi cannot be loaded: discards give no space back, and cached images are read slower',
+    mend: 'npm install koffi; it is made for x64 and arm64'
+  }
 }
 
 async function openFiles (): Promise<Check> {

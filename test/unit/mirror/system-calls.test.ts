@@ -4,7 +4,7 @@ import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { punchHole, willNeed } from '../../../src/mirror/system-calls.ts'
+import { addressOf, canCall, punchHole, systemCall, willNeed } from '../../../src/mirror/system-calls.ts'
 
 const PAGE = 4096
 const PAGES = 16
@@ -30,7 +30,7 @@ const taken = (): number => statSync(path).blocks * 512
 /** What `expression` is in a thread of its own, after the statement `first`. */
 async function inThread (expression: string, first = ''): Promise<unknown> {
   const worker = new Worker(`${first}
-    import('${new URL('../../../src/mirror/system-calls.ts', import.meta.url).href}').then(({ punchHole, willNeed }) => {
+    import('${new URL('../../../src/mirror/system-calls.ts', import.meta.url).href}').then(({ addressOf, canCall, punchHole, systemCall, willNeed }) => {
       require('node:worker_threads').parentPort.postMessage(${expression})
     })`, { eval: true })
   try {
@@ -90,14 +90,30 @@ describe('punching a hole', () => {
   })
 })
 
-describe('both', () => {
+describe('all of them', () => {
   it.each([
     ['is not there', instead("(() => { throw new Error('not installed') })()")],
     ['is not made for this machine', instead("({ load () { throw new Error('wrong kind of file') } })")],
     ['may have another off_t', `Object.defineProperty(process, 'arch', { value: 'arm' }); ${instead('({ load: () => ({ func: () => () => 0 }) })')}`]
   ])('do nothing where the library %s', async (_, first) => {
-    expect(await inThread(`[punchHole(${fd}, 0, ${PAGE}), punchHole(-1, 0, 0), willNeed(${fd}, 0, 0)]`, first)).toEqual([false, false, undefined])
+    expect(await inThread(`[punchHole(${fd}, 0, ${PAGE}), punchHole(-1, 0, 0), willNeed(${fd}, 0, 0), canCall(), addressOf(new Uint8Array(1)), systemCall(39, 0, 0, 0, 0, 0)]`, first))
+      .toEqual([false, false, undefined, false, undefined, undefined])
     expect(taken()).toBe(PAGES * PAGE)
+  })
+})
+
+describe('a call by its number', () => {
+  const GETPID: Readonly<Record<string, number>> = { x64: 39, arm64: 172 }
+  const READ: Readonly<Record<string, number>> = { x64: 0, arm64: 63 }
+
+  it('gives what the kernel answers, and finds bytes where they lie, in an array or shared', () => {
+    expect(canCall()).toBe(true)
+    expect(systemCall(GETPID[process.arch]!, 0, 0, 0, 0, 0)).toBe(process.pid)
+    expect(systemCall(READ[process.arch]!, -1, 0, 0, 0, 0)).toBe(-1)
+    for (const bytes of [new Uint8Array(new ArrayBuffer(PAGE)), new Uint8Array(new SharedArrayBuffer(PAGE))]) {
+      expect(systemCall(READ[process.arch]!, fd, addressOf(bytes.subarray(10))!, 100, 0, 0)).toBe(100)
+      expect(bytes.slice(8, 112)).toEqual(new Uint8Array(104).fill(1, 2, 102))
+    }
   })
 })
 
