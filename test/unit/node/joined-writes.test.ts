@@ -23,8 +23,8 @@ class Sink {
 }
 
 /** The two ends of an encryption that does nothing: what it is given, and what it hands to the streams. */
-async function joined (): Promise<{ below: Sink, raw: MessageStream, above: Sink, connection: MessageStream }> {
-  const [below, above] = [new Sink(), new Sink()]
+async function joined (ofBelow = {}): Promise<{ below: Sink, raw: MessageStream, above: Sink, connection: MessageStream }> {
+  const [below, above] = [Object.assign(new Sink(), ofBelow), new Sink()]
   const secured = async (): Promise<never> => ({ connection: above, remotePeer: undefined }) as never
   const encrypter: ConnectionEncrypter = { protocol: 'none', secureOutbound: secured, secureInbound: secured }
   const { connection } = await joinedWrites(() => encrypter)(undefined).secureOutbound(below as unknown as MessageStream)
@@ -85,6 +85,24 @@ describe('joined writes', () => {
     above.status = 'aborted'
     await turn() // nothing is thrown into the event loop
     expect(above.sent).toEqual([])
+  })
+
+  it('writes the pieces of a large message to the socket together, as they are', async () => {
+    const calls: unknown[] = []
+    const socket = {
+      writableNeedDrain: false,
+      cork: () => { calls.push('cork') },
+      write: (piece: Uint8Array) => { calls.push(piece); return false },
+      uncork: () => { calls.push('uncork') }
+    }
+    const { raw } = await joined({ socket })
+    const { sendData } = raw as unknown as { sendData (pieces: unknown): unknown }
+    const pieces = [randomBytes(2), randomBytes(65_000), randomBytes(16)]
+    const message = Object.assign(pieces, { byteLength: 65_018 })
+    expect(sendData(message)).toEqual({ sentBytes: 65_018, canSendMore: true })
+    expect(calls).toEqual(['cork', ...pieces, 'uncork'])
+    socket.writableNeedDrain = true
+    expect(sendData(message)).toEqual({ sentBytes: 65_018, canSendMore: false })
   })
 
   it('writes the pieces of an encrypted message as one', async () => {
