@@ -52,6 +52,8 @@ interface Job extends FioJob {
   readonly unit: 'MB/s' | 'IOPS'
   /** All that the kernel has cached is dropped before. */
   readonly cold: boolean
+  /** All is read with O_DIRECT before, as a machine has that runs for a while: what is below a disk has it in the page cache, if it ever does. */
+  readonly readBefore?: boolean
   /** What it must reach, as a share of the local file in the same run. */
   readonly ratioMin?: number
   /** Its single requests are of interest. */
@@ -66,7 +68,7 @@ const JOBS: readonly Job[] = [
   { name: 'seq read, cold', unit: 'MB/s', kind: 'read', cold: true, args: ['rw=read', 'bs=1M'], ratioMin: 0.9 },
   // Answered by the kernel alone: no driver can do anything about it, so it has nothing to reach.
   { name: 'seq read, warm', unit: 'MB/s', kind: 'read', cold: false, args: ['rw=read', 'bs=1M'] },
-  { name: '4K read, O_DIRECT', unit: 'IOPS', kind: 'read', cold: false, args: ['rw=randread', 'bs=4k', 'direct=1', ...TIMED], latency: true, p50Max: 30 },
+  { name: '4K read, O_DIRECT', unit: 'IOPS', kind: 'read', cold: false, args: ['rw=randread', 'bs=4k', 'direct=1', ...TIMED], readBefore: true, latency: true, p50Max: 30 },
   { name: '4K read, cold', unit: 'IOPS', kind: 'read', cold: true, args: ['rw=randread', 'bs=4k', ...TIMED], latency: true },
   { name: 'seq write', unit: 'MB/s', kind: 'write', cold: false, args: ['rw=write', 'bs=1M', 'end_fsync=1'], ratioMin: 0.9 },
   { name: '4K write', unit: 'IOPS', kind: 'write', cold: false, args: ['rw=randwrite', 'bs=4k', ...BUFFERED_WRITES], latency: true, ratioMin: 0.3 },
@@ -143,6 +145,7 @@ async function fioRound (stage: Stage, { results }: Row, disk: Disk): Promise<vo
   for (const job of JOBS) {
     await stage.run('sync')
     if (job.cold && !dropCaches()) continue
+    if (job.readBefore === true) await stage.run('dd', `if=${disk.path}`, 'of=/dev/null', 'bs=1M', 'iflag=direct', 'status=none')
     results.get(job)!.push(await fio(stage, disk.path, sizeBytes, job))
   }
 }
@@ -205,8 +208,8 @@ function report (): void {
       [row.maker.name, ...BONNIE_COLUMNS.map((_, column) => row.bonnie?.[column] === undefined ? '-' : row.bonnie[column].toFixed(0))]))}`)
   }
   console.log(`\nmedians of ${rounds} rounds, lowest and highest in brackets; a disk of ${formatBytes(sizeBytes)}, random bytes. cold: the kernel's caches are dropped before, ` +
-    'chunks, files and overlays are on the local disk. warm: all is in the page cache. O_DIRECT: past the page cache of the disk itself; what a server reads may be in ' +
-    'the page cache below. Writes are timed with an fsync at the end. bonnie++: of ' + `${formatBytes(BONNIE_FACTOR * sizeBytes)}, one run, read back from the page cache; -: too fast to tell.`)
+    'chunks, files and overlays are on the local disk. warm: all is in the page cache. O_DIRECT: past the page cache of the disk itself; what a server ' +
+    'reads is in the page cache below, if it ever is: all was read so before. Writes are timed with an fsync at the end. bonnie++: of ' + `${formatBytes(BONNIE_FACTOR * sizeBytes)}, one run, read back from the page cache; -: too fast to tell.`)
   for (const remark of remarks) console.log(remark)
   console.log()
   for (const verdict of verdicts(local)) console.log(verdict)

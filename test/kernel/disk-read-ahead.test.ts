@@ -55,6 +55,14 @@ mountSuite('a reader who goes on', (driver) => {
   })
 
   if (!driver.workers) return
+  it('with O_DIRECT has them in the page cache, which keeps nothing else of them', async ({ skip }) => {
+    await world.start()
+    const path = world.path('by-name', IMAGE, '1')
+    const files = await cold(path, skip)
+    await run('dd', `if=${path}`, 'of=/dev/null', 'bs=1M', 'iflag=direct', 'status=none')
+    expect(await residentPages(files)).toEqual(files.map(() => CHUNK / 4096))
+  })
+
   it('alone on his version has them past the page cache, which would keep them a second time', async ({ skip }) => {
     await world.start()
     const path = world.path('by-name', IMAGE, '1')

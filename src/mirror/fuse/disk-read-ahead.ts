@@ -41,15 +41,13 @@ export function makeReaders (): SharedArrayBuffer {
 
 export class DiskReadAhead {
   readonly #readers: Int32Array
-  readonly #begin: Begin
 
-  constructor (readers: SharedArrayBuffer, begin: Begin) {
+  constructor (readers: SharedArrayBuffer) {
     this.#readers = new Int32Array(readers)
-    this.#begin = begin
   }
 
   /** `[from, to)` of a file has been read, and answered. */
-  answered (view: FileView, from: number, to: number): void {
+  answered (view: FileView, from: number, to: number, begin: Begin): void {
     if (to - from < REQUEST_BYTES_MIN) return
     const startPage = this.#seen(view.fh, Math.floor(from / PAGE_BYTES), Math.ceil(to / PAGE_BYTES))
     if (startPage === undefined) return
@@ -57,7 +55,7 @@ export class DiskReadAhead {
     const end = aheadOf(start, to, view.chunkSize)
     for (let index = aheadOf(start, from, view.chunkSize); index < end; index++) {
       const fd = view.chunkFd(index)
-      if (fd !== undefined) this.#begin(view, index, fd)
+      if (fd !== undefined) begin(view, index, fd)
     }
   }
 

@@ -13,7 +13,7 @@ import { FileView, type FileViewInit } from '../file-view.ts'
 import { readRequest, writeReply } from './channel.ts'
 import { DirectReads } from '../direct-reads.ts'
 import { willNeed } from '../system-calls.ts'
-import { DiskReadAhead, REQUEST_BYTES_MIN } from './disk-read-ahead.ts'
+import { type Begin, DiskReadAhead, REQUEST_BYTES_MIN } from './disk-read-ahead.ts'
 import { EpochPassenger } from './epoch.ts'
 import { FUSE_READ, FUSE_WRITE } from './opcodes.ts'
 import { FUSE_WRITE_IN_BYTES, IN_HEADER_BYTES, MAX_WRITE_BYTES, OUT_HEADER_BYTES, READ_BUFFER_BYTES } from './protocol.ts'
@@ -49,9 +49,11 @@ function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
   const passenger = new EpochPassenger(init.epoch, init.worker)
   const views = new Map<number, FileView>()
   const ring = init.ahead === undefined ? undefined : new ReadAheadRing(init.ahead.ring, new DirectReads(init.ahead.queue))
-  const ahead = new DiskReadAhead(init.readers, (view, index, fd) => {
-    if (!view.isAloneOnVersion || ring?.begin(view.table, index, view.chunkSize, fd) !== true) willNeed(fd, 0, 0)
-  })
+  const ahead = new DiskReadAhead(init.readers)
+  const intoPageCache: Begin = (_, __, fd) => { willNeed(fd, 0, 0) }
+  const pastPageCache: Begin = (view, index, fd) => {
+    if (ring?.begin(view.table, index, view.chunkSize, fd) !== true) willNeed(fd, 0, 0)
+  }
   /** Bytes by file, since the main thread was told. */
   const written = new Map<number, number>()
   // Filled: a kill while the kernel copies a request to a page that is not there yet would fail that request, and not keep it.
@@ -79,9 +81,11 @@ function serve (init: WorkerInit, port: NonNullable<typeof parentPort>): void {
       const direct = (request.readUInt32LE(IN_HEADER_BYTES + READ_FILE_FLAGS_AT) & constants.O_DIRECT) !== 0
       // QEMU tries one byte to learn what it must align to, and takes whole pages for the answer when it gets it.
       if (direct && length > 0 && !view.wholeSectors(offset, offset + length)) return answer(OUT_HEADER_BYTES, ERRNO.EINVAL)
-      if (!view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length, length < REQUEST_BYTES_MIN ? undefined : ring)) return false
+      // The kernel keeps what it is given, unless it was asked with O_DIRECT. So the page cache has it once; and once for many where there are many.
+      const isKept = !direct && view.isAloneOnVersion
+      if (!view.readInto(reply, OUT_HEADER_BYTES, offset, offset + length, isKept && length >= REQUEST_BYTES_MIN ? ring : undefined)) return false
       answer(OUT_HEADER_BYTES + length)
-      ahead.answered(view, offset, offset + length)
+      ahead.answered(view, offset, offset + length, isKept ? pastPageCache : intoPageCache)
       return true
     }
     if (!view.takesWrite(offset, offset + size)) return false

@@ -24,12 +24,18 @@ beforeEach(() => {
   begun = []
 })
 
-function worker (): DiskReadAhead {
-  return new DiskReadAhead(readers, (_, index, fd) => {
-    expect(fd).toBe(FD + index)
-    begun.push(index)
-  })
+class Worker {
+  readonly #ahead = new DiskReadAhead(readers)
+
+  answered (view: FileView, from: number, to: number): void {
+    this.#ahead.answered(view, from, to, (_, index, fd) => {
+      expect(fd).toBe(FD + index)
+      begun.push(index)
+    })
+  }
 }
+
+const worker = (): Worker => new Worker()
 
 function viewOf (options: { fh?: number, chunkSize?: number, top?: PageMap, sealed?: PageMap } = {}): FileView {
   const { fh = 3, chunkSize = CHUNK } = options
@@ -44,7 +50,7 @@ function viewOf (options: { fh?: number, chunkSize?: number, top?: PageMap, seal
 }
 
 /** Requests of one reader, each answered by the next one of the workers. */
-function readOn (workers: readonly DiskReadAhead[], view: FileView, from: number, to: number, size = REQUEST): void {
+function readOn (workers: readonly Worker[], view: FileView, from: number, to: number, size = REQUEST): void {
   for (let at = from, turn = 0; at < to; at += size, turn++) workers[turn % workers.length]!.answered(view, at, at + size)
 }
 
