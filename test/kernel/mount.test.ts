@@ -92,7 +92,7 @@ print(bytes(page).hex())`
     expect(Number(readFileSync(`/sys/class/bdi/${device}/max_ratio`, 'utf8')) === DIRTY_PERCENT_MAX).toBe(driver.writeback)
   })
 
-  it.runIf(driver.workers)('brings to the disk what is written, while more is', async () => {
+  if (driver.workers) it('brings to the disk what is written, while more is', async () => {
     const { mount, path } = await withCopy()
     const write = async (mib: number): Promise<number> => {
       await python(WRITE_MANY, path, String(mib))
