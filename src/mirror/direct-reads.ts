@@ -3,8 +3,8 @@
  * `system-calls.ts`. One queue of the kernel's serves all threads of a process: any of them may begin a read, and any of them may hear
  * of its end.
  *
- * State it owns: the memory in which it speaks with the kernel; the queue itself is the kernel's, and ends with the process.
- * Not for: what is read into (`fuse/read-ahead-ring.ts`).
+ * State it owns: the memory in which it speaks with the kernel, and that which is read into, for as long as the process lives; the queue
+ * itself is the kernel's, and ends with the process. Not for: what lies where in that memory (`fuse/read-ahead-ring.ts`).
  */
 import { closeSync, constants, openSync } from 'node:fs'
 import { addressOf, systemCall } from './system-calls.ts'
@@ -32,6 +32,9 @@ const TIMESPEC_BYTES = 16
 const RANGE_BYTES = 16
 const CACHESTAT_BYTES = 40
 
+/** Nobody waits for reads when a mount ends: were this collected, the disk would write to whatever comes next. */
+const allocated: SharedArrayBuffer[] = []
+
 /** `bytes`, from a `start` that lies at `address`. */
 export interface ReadMemory {
   readonly bytes: SharedArrayBuffer
@@ -41,13 +44,15 @@ export interface ReadMemory {
 
 /**
  * Memory to read into, of huge pages where the system gives them: a disk is told of each run of pages, and a virtual one (virtio) takes but
- * some hundreds of runs at a time. With pages of 4 KiB that is three reads of 256 KiB, and half as many bytes per second.
+ * some hundreds of runs at a time. With pages of 4 KiB that is three reads of 256 KiB, and half as many bytes per second. `length`: bytes.
+ * Undefined: this machine has no such reads.
  */
 export function allocateReadMemory (length: number): ReadMemory | undefined {
+  const calls = CALLS[process.arch]
   const bytes = new SharedArrayBuffer(length + HUGE_PAGE_BYTES)
   const at = addressOf(new Uint8Array(bytes))
-  const calls = CALLS[process.arch]
   if (at === undefined || calls === undefined) return undefined
+  allocated.push(bytes)
   const address = Math.ceil(at / HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
   systemCall(calls.madvise, address, length, MADV_HUGEPAGE, 0, 0) // or not: then it is slower
   return { bytes, start: address - at, address }

@@ -22,9 +22,11 @@ const AHEAD_BYTES_MAX = 4 * 1024 * 1024
 const AHEAD_SHARE = 1 / 2
 const READERS_MAX = 8
 
-/** Fields of a reader, all but the first two in pages of the file: where he began, and where he is; and when he was last seen, in turns. */
+/** Fields of a reader. */
 const FH = 0
+/** When he was last seen, in turns. */
 const TURN = 1
+/** In pages of the file: where he began, and where he is. */
 const START = 2
 const END = 3
 const FIELDS = 4
